@@ -52,7 +52,7 @@ def test_error_names_the_setting_of_a_missing_password_file(tmp_path: Path) -> N
     ],
 )
 def test_invalid_database_url_is_refused(url: str) -> None:
-    with pytest.raises(SettingsError, match=r"BROKER_DATABASE_URL is no postgresql://"):
+    with pytest.raises(SettingsError, match=r"BROKER_DATABASE_URL must look like postgresql://"):
         Settings.from_environment({"BROKER_DATABASE_URL": url})
 
 

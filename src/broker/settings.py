@@ -2,6 +2,7 @@
 
 import os
 import re
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -14,66 +15,73 @@ from broker.postgres.connection_parameters import ConnectionUrlError, check_vari
 from broker.postgres.connection_url import ConnectionUrl
 from broker.schemas import limits
 
-_OF_CLIENTS = {"BROKER_URL", "BROKER_KEY"}
+_CLIENT_VARIABLES = {"BROKER_URL", "BROKER_KEY"}
 _SENDABLE = re.compile("[!-~]+")
 _DATABASES = ("database_url", "listen_url", "read_url")
 
 
 class SettingsError(Exception):
-    """A setting has a value that cannot be used."""
+    """A setting with an invalid value."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
     """The settings of the service, each with its default.
 
     Args:
-        database_url: `postgresql://user:password@host/name`. If not set, the broker runs the embedded
-            PostgreSQL. With several hosts, `host-a:5432,host-b:5432`, the broker uses the one that accepts
-            writes. Parameters are those of libpq, `?sslmode=verify-full&connect_timeout=3`; the broker
-            refuses and names those that it does not support.
-        database_password_file: A file with the database password, for URLs with a user and no password.
-        listen_url: The URL of PostgreSQL itself, if `database_url` is that of a pooler in transaction mode,
-            which does not pass on notifications. `broker migrate` and `broker keys` use it, too.
-        read_url: The URL of a standby from which the broker lists tasks and the archive. Lists may be some
-            moments old then. While the standby does not respond, the broker reads from the primary.
-        data_dir: The folder of the embedded PostgreSQL. By default /var/lib/broker for root, and for other
-            users broker under XDG_DATA_HOME or ~/.local/share.
-        admin_key: A key with the role admin that needs no database; at least 20 random characters.
-        admin_key_file: A file with the admin key, instead of `admin_key`.
-        pool_size: Database connections for requests, per process.
-        read_pool_size: Further database connections per process, for lists, exports and dashboards, and as
-            many to read_url. Events and statistics have one more each. Nothing else uses these connections.
-        read_timeout_seconds: The longest that a statement for lists, exports and dashboards may run. At most
-            database_timeout_seconds. Then the request gets 503.
-        database_timeout_seconds: The longest that a statement may run, or that the database may not respond.
-            Then the request gets 503.
-        group_commit: Whether requests that arrive at the same time share a transaction. `broker bench`
-            compares this with one transaction per request.
-        max_connections: The most client connections at a time. Further ones get 503. At most 200 fewer than
-            the files that the process may open.
-        header_timeout_seconds: The longest that a client may take to send the headers of a request. Then the
-            request gets 408.
-        body_timeout_seconds: The longest that a request body may take, plus a second for every 1,000 bytes
-            received. Then the request gets 408.
+        database_url: The URL of your own PostgreSQL: `postgresql://user:password@host/name`. If not set, the
+            broker runs the embedded PostgreSQL. With several hosts, `host-a:5432,host-b:5432`, the broker
+            uses the one that accepts writes. You can add parameters of libpq, for example
+            `?sslmode=verify-full&connect_timeout=3`. The broker refuses parameters that it does not support,
+            and names them.
+        database_password_file: A file with the password of the database. The broker adds the password to URLs
+            that have a user and no password.
+        listen_url: The URL of PostgreSQL itself. Set it if BROKER_DATABASE_URL is the URL of a pooler in
+            transaction mode, which does not pass on notifications. `broker migrate` and `broker keys` also
+            use it.
+        read_url: The URL of a standby. The broker reads lists of tasks and the archive from it, so they may
+            be slightly out of date. While the standby does not respond, the broker reads from the primary.
+        data_dir: The folder of the embedded PostgreSQL. The default for root is /var/lib/broker. For other
+            users it is the folder broker in $XDG_DATA_HOME, or ~/.local/share/broker.
+        admin_key: A key with the role admin that is not stored in the database. Use at least 20 random
+            characters.
+        admin_key_file: A file with the admin key. Set either this or BROKER_ADMIN_KEY.
+        pool_size: The number of database connections for requests, per process.
+        read_pool_size: The number of further database connections for lists, exports and dashboards, per
+            process. If BROKER_READ_URL is set, the broker opens the same number to the standby. Events and
+            statistics have one more connection each. Other requests do not use these connections.
+        read_timeout_seconds: The maximum duration of a database statement for lists, exports and dashboards,
+            in seconds. If it is exceeded, the request gets 503. At most BROKER_DATABASE_TIMEOUT_SECONDS.
+        database_timeout_seconds: The maximum duration of a database statement, in seconds. If the statement
+            takes longer, or the database does not respond for this long, the request gets 503.
+        group_commit: Let requests that arrive at the same time share a transaction. `broker bench` compares
+            this with one transaction per request.
+        max_connections: The maximum number of client connections at a time. Further ones get 503. At most 200
+            fewer than the number of files that the process may open.
+        header_timeout_seconds: The maximum time for a client to send the headers of a request, in seconds. If
+            it is exceeded, the request gets 408.
+        body_timeout_seconds: The maximum time for a client to send a request body, in seconds, plus a second
+            for every 1,000 bytes received. If it is exceeded, the request gets 408.
         send_timeout_seconds: How long a client may stop reading a response before the broker closes the
-            connection.
+            connection, in seconds.
         max_body_bytes: Maximum request body size in bytes. Larger requests get 413.
-        max_body_bytes_in_all: The most bytes of request bodies of all clients that the broker has not
+        max_body_bytes_in_all: The maximum total size in bytes of the request bodies that the broker has not
             responded to yet. A request that exceeds it gets 503.
-        max_depth: The deepest nesting of a JSON value; the value itself counts.
-        max_match_bytes: The largest `needs` and the largest `skills`, in bytes.
-        max_text_chars: The longest text (message, error, remark), in characters.
-        max_waits_per_client: The most long polls of one client at a time; further ones get 429. A client is a
-            key with its tools or, while there are no keys, an address.
-        max_waits: The most long polls of all clients at a time, per process. Further ones get 503.
-        fallback_seconds: The longest until a waiting request looks again without a notification; random
-            jitter shortens it by up to half.
-        probe_seconds: How often the broker checks that notifications arrive.
-        archive_retention_days: The fewest days that the archive keeps a record. The broker deletes records by
-            the month in which their work was assigned. If not set, it keeps them permanently.
-        log_level: The least severe messages that the broker logs: debug, info, warning or error.
-        access_log: Whether the broker logs each request when it responds, with its id, status and duration.
-        shutdown_seconds: How long the server lets writes finish when it stops.
+        max_depth: The maximum nesting depth of a JSON value. The value itself counts as one level.
+        max_match_bytes: The maximum size of `needs`, and that of `skills`, in bytes.
+        max_text_chars: The maximum length of a text (message, error or remark), in characters.
+        max_waits_per_client: The maximum number of long polls of one client at a time. Further ones get 429.
+            A client is a key with its tools or, while there are no keys, an address.
+        max_waits: The maximum number of long polls of all clients at a time, per process. Further ones get
+            503.
+        fallback_seconds: The maximum time until a waiting request checks the database again without a
+            notification, in seconds. Random jitter shortens it by up to half.
+        probe_seconds: The interval at which the broker checks that notifications arrive, in seconds.
+        archive_retention_days: The minimum number of days for which the archive keeps a record. The broker
+            deletes records by the month in which their work was assigned. If not set, it keeps them
+            permanently.
+        log_level: The lowest level of messages that the broker logs: debug, info, warning or error.
+        access_log: Log each request when the broker responds, with its id, status and duration.
+        shutdown_seconds: The maximum time for writes in progress to finish when the broker stops, in seconds.
     """
 
     database_url: str | None = None
@@ -128,7 +136,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             The settings, with the password in the URLs.
 
         Raises:
-            SettingsError: A value cannot be used. The message names the variable and says why.
+            SettingsError: A value is not valid. The message names the variable and says why.
         """
         types = get_type_hints(cls, include_extras=True)
         values: dict[str, Any] = {}
@@ -165,16 +173,19 @@ class Settings(Struct, frozen=True, kw_only=True):
         """Return the admin key of the settings or of its file; None if neither is set.
 
         Raises:
-            SettingsError: The key cannot be read or sent in a header. The message does not show the key.
+            SettingsError: The key cannot be read, or cannot be sent in a header. The message does not show
+            it.
         """
         key, variable = self.admin_key, variable_of("admin_key")
         if self.admin_key_file is not None:
             if key is not None:
-                raise SettingsError("Set BROKER_ADMIN_KEY or BROKER_ADMIN_KEY_FILE, not both.")
+                raise SettingsError("Set either BROKER_ADMIN_KEY or BROKER_ADMIN_KEY_FILE, not both.")
             variable = variable_of("admin_key_file")
             key = _word_in(self.admin_key_file, variable)
         if key is not None and not _SENDABLE.fullmatch(key):
-            raise SettingsError(f"{variable} has no key: letters, digits and signs of ASCII, without spaces.")
+            raise SettingsError(
+                f"{variable} must be a key of ASCII letters, digits and punctuation, without spaces."
+            )
         return key
 
 
@@ -204,8 +215,8 @@ def variable_of(name: str) -> str:
 
 
 def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Return the variables that begin like a setting and are none."""
-    known = {variable_of(name) for name in Settings.__struct_fields__} | _OF_CLIENTS
+    """Return the names of variables that begin with BROKER_ and are not settings."""
+    known = {variable_of(name) for name in Settings.__struct_fields__} | _CLIENT_VARIABLES
     return sorted(name for name in environment if name.startswith("BROKER_") and name not in known)
 
 
@@ -216,14 +227,20 @@ def meanings() -> dict[str, str]:
 
 
 def describe() -> str:
-    """Describe every setting with its variable, its default and its meaning, for `--help`."""
+    """Return the variable, the default and the meaning of every setting, for `--help`."""
     defaults = Settings()
     lines = []
     for name, meaning in meanings().items():
-        default = getattr(defaults, name)
-        lines.append(f"  {variable_of(name)}  [{'not set' if default is None else default}]")
-        lines.append(f"      {meaning}")
+        lines.append(f"  {variable_of(name)}  [default: {_shown(getattr(defaults, name))}]")
+        lines.append(textwrap.indent(textwrap.fill(meaning, 74, break_on_hyphens=False), " " * 6))
     return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a user writes it into a variable."""
+    if value is None:
+        return "not set"
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 
 def _path(wanted: type, value: Any) -> Any:

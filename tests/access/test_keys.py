@@ -311,16 +311,16 @@ async def test_cli_explains_why_it_creates_no_key(database: str) -> None:
     for arguments, message in (
         ((), "--role"),
         (("--role", "king"), "submitter"),
-        (("--role", "tool", "--name", "two words"), "A name has"),
-        (("--role", "tool", "--name", ""), "A name has"),
-        (("--role", "tool", "--name", "@admin"), "A name has"),
+        (("--role", "tool", "--name", "two words"), "A name must have"),
+        (("--role", "tool", "--name", ""), "A name must have"),
+        (("--role", "tool", "--name", "@admin"), "A name must have"),
     ):
         done = await broker_keys("create", *arguments, **here)
         assert (done.status, done.out) == (2, "")
         assert message in done.err
     nowhere = await broker_keys("list", BROKER_DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
     assert nowhere.status == 1
-    assert "does not answer" in nowhere.err
+    assert "does not respond" in nowhere.err
     assert "Traceback" not in nowhere.err
 
 
@@ -330,7 +330,7 @@ async def test_cli_warns_if_the_first_key_is_not_an_admin(database: str) -> None
     for role in ("tool", "tool", "admin"):
         done = await broker_keys("create", "--role", role, **here)
         assert done.out.startswith("bk_")
-        warnings.append("make a second one, with the role admin" in " ".join(done.err.split()))
+        warnings.append("create a second key with the role admin" in " ".join(done.err.split()))
     assert warnings == [True, False, False]
 
 
@@ -354,8 +354,8 @@ async def test_service_warns_of_a_short_admin_key(database: str) -> None:
             process.terminate()
             assert await wait_for_exit(process, within=20) == 0
             logs[key] = process.stderr.read().decode() if process.stderr else ""
-    assert "the admin key is short" in logs["short"]
-    assert "the admin key is short" not in logs["x" * SHORTEST_ADMIN_KEY]
+    assert "admin key is short" in logs["short"]
+    assert "admin key is short" not in logs["x" * SHORTEST_ADMIN_KEY]
 
 
 # The Python client

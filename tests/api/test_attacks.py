@@ -227,7 +227,7 @@ async def test_an_admin_key_may_look_like_a_token(serve: Serve) -> None:
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1/x", "postgresql://u@[::1/x", "nonsense"])
 def test_the_error_for_an_invalid_database_url_hides_the_url(url: str) -> None:
-    with pytest.raises(SettingsError, match="BROKER_DATABASE_URL is no postgresql://"):
+    with pytest.raises(SettingsError, match="BROKER_DATABASE_URL must look like postgresql://"):
         Settings(database_url=url)
 
 

@@ -241,7 +241,7 @@ async def test_broker_keys_creates_lists_and_revokes_keys_of_the_broker_at_a_url
     assert await broker_keys(broker.url, "list", "--url", "", **folder) == empty
     first = await broker_keys(broker.url, "create", "--role", "admin", "--name", "me", **folder)
     assert first.status == 0, first.err
-    assert f"Key me (admin) is made at {broker.url}" in first.err
+    assert f"Created key me (admin) at {broker.url}" in first.err
     admin = first.out.strip()
     assert_problem(await broker.client.get("/v1/keys"), 401, "unauthenticated")
     as_admin = folder | {"BROKER_KEY": admin}
@@ -265,7 +265,7 @@ async def test_broker_keys_creates_lists_and_revokes_keys_of_the_broker_at_a_url
     for name in ("both", "a/b", ".."):
         unknown = await broker_keys(broker.url, "revoke", name, **as_admin)
         assert unknown.status == 1
-        assert f"There is no key {name!r} in use; `broker keys list`" in unknown.err
+        assert f"There is no key {name!r} in use. `broker keys list`" in unknown.err
     assert not (tmp_path / "data").exists()
 
 
@@ -298,5 +298,5 @@ def test_broker_keys_without_a_broker_and_a_database_prints_one_line_of_help(
         main, ["keys", *arguments], env=environment | {"BROKER_URL": "http://127.0.0.1:1"}
     )
     assert (unreachable.exit_code, unreachable.stdout) == (1, "")
-    assert "No broker answers at http://127.0.0.1:1" in unreachable.stderr
+    assert "No broker responds at http://127.0.0.1:1" in unreachable.stderr
     assert names_in(tmp_path) == []

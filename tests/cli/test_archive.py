@@ -1,4 +1,4 @@
-"""`broker archive export`: the archive, whole or not at all."""
+"""`broker archive export`: complete exports, filters, and errors."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ from tests.support.shared import SHARED_BROKER
 pytestmark, database, broker, sql, http = SHARED_BROKER
 
 
-async def end_some(http: httpx.AsyncClient, count: int = 3, **fields: Any) -> None:
+async def end_tasks(http: httpx.AsyncClient, count: int = 3, **fields: Any) -> None:
     await add_tool(http, capacity=100)
     for number in range(count):
         await add_task(http, f"task-{number}", **fields)
@@ -35,8 +35,8 @@ async def end_some(http: httpx.AsyncClient, count: int = 3, **fields: Any) -> No
         await complete_work(http, work, "failed" if number % 2 else "succeeded", retry=False)
 
 
-def breaks_off(monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
-    """Have the broker send a record at a time, and stop after so many."""
+def fail_export(monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
+    """Let the broker send one record at a time, and fail after a number of records."""
     monkeypatch.setattr(archive_api, "_PORTION", 1)
     page, left = archive.page, after
 
@@ -50,20 +50,20 @@ def breaks_off(monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
     monkeypatch.setattr(archive, "page", broken)
 
 
-async def test_every_record_is_a_line_as_the_api_has_it(broker: Running, http: httpx.AsyncClient) -> None:
+async def test_export_writes_each_record_as_a_line_of_json(broker: Running, http: httpx.AsyncClient) -> None:
     digits = "[1.10, 123456789012345678901234567890]"
     await http.post("/v1/tasks", content=f'{{"id": "exact", "needs": 1, "payload": {digits}}}')
     await http.delete("/v1/tasks/exact")
-    await end_some(http)
-    told = await run(broker.url, "archive", "export")
-    assert told.status == 0
-    assert told.err == ""
+    await end_tasks(http)
+    result = await run(broker.url, "archive", "export")
+    assert result.status == 0
+    assert result.err == ""
     listed = (await get(http, "/v1/archive"))["items"]
-    assert [json.loads(line) for line in told.out.splitlines()] == listed
-    assert digits in told.out
+    assert [json.loads(line) for line in result.out.splitlines()] == listed
+    assert digits in result.out
 
 
-async def test_an_empty_archive_is_no_lines(broker: Running, http: httpx.AsyncClient) -> None:
+async def test_export_of_an_empty_archive_writes_nothing(broker: Running, http: httpx.AsyncClient) -> None:
     assert await run(broker.url, "archive", "export") == (0, "", "")
 
 
@@ -78,94 +78,96 @@ async def test_an_empty_archive_is_no_lines(broker: Running, http: httpx.AsyncCl
         (["--until", "2020-01-01"], []),
     ],
 )
-async def test_records_are_chosen_by_what_and_when(
+async def test_options_filter_the_exported_records(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection, arguments: list[str], tasks: list[str]
 ) -> None:
-    await end_some(http)
+    await end_tasks(http)
     await sql.execute("update work_archive set ended_at = now() - interval '1 day' where task_id = 'task-0'")
-    told = await run(broker.url, "archive", "export", *arguments)
-    assert [json.loads(line)["task_id"] for line in told.out.splitlines()] == tasks
+    result = await run(broker.url, "archive", "export", *arguments)
+    assert [json.loads(line)["task_id"] for line in result.out.splitlines()] == tasks
 
 
-async def test_a_date_begins_at_midnight_here(
+async def test_date_means_midnight_in_the_local_time_zone(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
-    await end_some(http, 1)
+    await end_tasks(http, 1)
     await sql.execute("update work_archive set ended_at = '2026-07-01T23:30:00Z'")
-    for zone, found in (("Europe/Paris", 1), ("UTC", 0)):
-        told = await run(broker.url, "archive", "export", "--since", "2026-07-02", TZ=zone)
-        assert len(told.out.splitlines()) == found
+    for zone, number in (("Europe/Paris", 1), ("UTC", 0)):
+        result = await run(broker.url, "archive", "export", "--since", "2026-07-02", TZ=zone)
+        assert len(result.out.splitlines()) == number
 
 
 @pytest.mark.parametrize("time", ["yesterday", "2h30", "99999999999d", "0001-01-01", "-1h", ""])
-async def test_what_is_no_time_is_refused(time: str) -> None:
-    told = CliRunner().invoke(main, ["archive", "export", "--since", time])
-    assert told.exit_code == 2
-    assert "is no time: give one like" in told.stderr
+async def test_invalid_time_is_refused(time: str) -> None:
+    result = CliRunner().invoke(main, ["archive", "export", "--since", time])
+    assert result.exit_code == 2
+    assert "is not a time. Examples: " in result.stderr
 
 
-async def test_a_file_is_written_and_not_overwritten_unless_it_is_wanted(
+async def test_export_replaces_an_existing_file_only_with_force(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
-    await end_some(http)
+    await end_tasks(http)
     file = tmp_path / "archive.ndjson"
-    told = await run(broker.url, "archive", "export", "-o", str(file))
-    assert (told.status, told.out) == (0, "")
-    assert told.err.startswith("3 records (")
-    whole = file.read_text()
-    assert len(whole.splitlines()) == 3
-    told = await run(broker.url, "archive", "export", "-o", str(file), "--task-id", "task-1")
-    assert told.status == 1
-    assert "--force" in told.err
-    assert file.read_text() == whole
-    told = await run(broker.url, "archive", "export", "-o", str(file), "--task-id", "task-1", "--force")
-    assert told.status == 0
+    result = await run(broker.url, "archive", "export", "-o", str(file))
+    assert (result.status, result.out) == (0, "")
+    assert result.err.startswith("3 records (")
+    content = file.read_text()
+    assert len(content.splitlines()) == 3
+    result = await run(broker.url, "archive", "export", "-o", str(file), "--task-id", "task-1")
+    assert result.status == 1
+    assert "--force" in result.err
+    assert file.read_text() == content
+    result = await run(broker.url, "archive", "export", "-o", str(file), "--task-id", "task-1", "--force")
+    assert result.status == 0
     assert len(file.read_text().splitlines()) == 1
     assert names_in(tmp_path) == ["archive.ndjson"]
 
 
 @pytest.mark.parametrize("place", ["missing/a", "file/a", "."])
-async def test_a_file_that_cannot_be_is_refused(broker: Running, tmp_path: Path, place: str) -> None:
+async def test_error_about_an_unusable_output_file_names_it(
+    broker: Running, tmp_path: Path, place: str
+) -> None:
     (tmp_path / "file").touch()
-    told = await run(broker.url, "archive", "export", "-o", str(tmp_path / place))
-    assert told.status in (1, 2)
-    assert str(tmp_path) in told.err
+    result = await run(broker.url, "archive", "export", "-o", str(tmp_path / place))
+    assert result.status in (1, 2)
+    assert str(tmp_path) in result.err
 
 
-async def test_no_device_is_replaced_by_a_file(broker: Running) -> None:
-    told = await run(broker.url, "archive", "export", "-o", "/dev/null", "--force")
-    assert told.status == 1
+async def test_export_never_replaces_a_device(broker: Running) -> None:
+    result = await run(broker.url, "archive", "export", "-o", "/dev/null", "--force")
+    assert result.status == 1
     assert await asyncio.to_thread(Path("/dev/null").is_char_device)
 
 
-async def test_an_export_that_breaks_off_leaves_no_file_and_is_an_error(
+async def test_incomplete_export_fails_and_leaves_no_file(
     broker: Running, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    await end_some(http)
-    breaks_off(monkeypatch, after=2)
-    told = await run(broker.url, "archive", "export", "-o", str(tmp_path / "archive.ndjson"))
-    assert told.status == 1
-    assert told.err.startswith("Error: The export broke off after 2 records (")
+    await end_tasks(http)
+    fail_export(monkeypatch, after=2)
+    result = await run(broker.url, "archive", "export", "-o", str(tmp_path / "archive.ndjson"))
+    assert result.status == 1
+    assert result.err.startswith("Error: The export ended early, after 2 records (")
     assert names_in(tmp_path) == []
 
 
-async def test_what_was_read_before_it_broke_off_is_no_success(
+async def test_incomplete_export_to_standard_output_fails(
     broker: Running, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await end_some(http)
-    breaks_off(monkeypatch, after=2)
-    told = await run(broker.url, "archive", "export")
-    assert told.status == 1
-    assert len(told.out.splitlines()) == 2
+    await end_tasks(http)
+    fail_export(monkeypatch, after=2)
+    result = await run(broker.url, "archive", "export")
+    assert result.status == 1
+    assert len(result.out.splitlines()) == 2
 
 
-async def test_told_to_stop_it_leaves_nothing_behind(broker: Running, tmp_path: Path) -> None:
+async def test_stopped_export_leaves_no_file(broker: Running, tmp_path: Path) -> None:
     async with Proxy(broker.url) as proxy:
         proxy.silence()
         url = f"http://127.0.0.1:{proxy.port}"
         async with running(url, "archive", "export", "-o", str(tmp_path / "archive.ndjson")) as process:
             async with asyncio.timeout(20):
-                # By then it handles the signal.
+                # The command handles the signal from this moment on.
                 while not proxy.is_connected:
                     await asyncio.sleep(0.01)
                 assert names_in(tmp_path) != []
@@ -176,9 +178,11 @@ async def test_told_to_stop_it_leaves_nothing_behind(broker: Running, tmp_path: 
     assert names_in(tmp_path) == []
 
 
-async def test_a_reader_that_has_enough_ends_it_quietly(broker: Running, http: httpx.AsyncClient) -> None:
-    # More than a pipe takes.
-    await end_some(http, 3, payload="x" * 100_000)
+async def test_export_ends_quietly_if_its_reader_closes_the_pipe(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    # More than the buffer of a pipe.
+    await end_tasks(http, 3, payload="x" * 100_000)
     command = f"{shlex.quote(sys.executable)} -m broker.cli archive export | head -c 10"
     process = await asyncio.create_subprocess_shell(
         command,
@@ -192,7 +196,7 @@ async def test_a_reader_that_has_enough_ends_it_quietly(broker: Running, http: h
     assert err == b""
 
 
-async def test_a_broker_that_is_away_is_told() -> None:
-    told = await run("http://127.0.0.1:9", "archive", "export")
-    assert told.status == 1
-    assert "No broker answers at http://127.0.0.1:9" in told.err
+async def test_error_about_an_unreachable_broker_names_its_url() -> None:
+    result = await run("http://127.0.0.1:9", "archive", "export")
+    assert result.status == 1
+    assert "No broker responds at http://127.0.0.1:9" in result.err

@@ -1,4 +1,4 @@
-"""`broker assign`: what it says, what it refuses, and that it pairs."""
+"""`broker assign`: help, errors, assignments and log."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ def speed(skills, needs):
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with a module of the user's."""
+    """Change to a folder with a module of the user."""
     (tmp_path / "lab.py").write_text(LAB)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -47,21 +47,21 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refused(*arguments: str) -> Result:
-    """What the command says to what it cannot do."""
-    answer = CliRunner().invoke(main, ["assign", *arguments], prog_name="broker")
-    assert answer.exit_code == 2, answer.output
-    assert "Traceback" not in answer.output
-    return answer
+    """Run the command with invalid arguments."""
+    result = CliRunner().invoke(main, ["assign", *arguments], prog_name="broker")
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    return result
 
 
 class Assigning:
-    """A `broker assign` that runs."""
+    """A running `broker assign`."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
     async def stop(self, number: signal.Signals) -> list[dict[str, Any]]:
-        """What it has logged, line by line, after it has ended by itself."""
+        """Stop the command by a signal, and return the lines that it logged."""
         self._process.send_signal(number)
         _, errors = await asyncio.wait_for(self._process.communicate(), 10)
         assert self._process.returncode == 0, errors.decode()
@@ -83,22 +83,22 @@ async def assigning(*arguments: str, **environment: str) -> AsyncIterator[Assign
             await process.wait()
 
 
-async def test_help_teaches(folder: Path) -> None:
-    answer = CliRunner().invoke(main, ["assign", "--help"], prog_name="broker")
-    for taught in (
+async def test_help_shows_how_to_match_and_rank(folder: Path) -> None:
+    result = CliRunner().invoke(main, ["assign", "--help"], prog_name="broker")
+    for text in (
         "contains|schema|module:function",
         "broker assign --match schema",
         "--match lab:fits --rank lab:speed",
         "BROKER_KEY",
         "MismatchError",
     ):
-        assert taught in answer.output
-    assert "assign   Pair tasks with tools" in CliRunner().invoke(main, ["--help"]).output
+        assert text in result.output
+    assert "assign   Assign tasks to tools" in CliRunner().invoke(main, ["--help"]).output
 
 
-async def test_the_program_that_help_shows_is_one(folder: Path) -> None:
+async def test_module_in_the_help_text_works(folder: Path) -> None:
     output = CliRunner().invoke(main, ["assign", "--help"], prog_name="broker").output
-    shown = output.partition("--rank lab:speed:\n")[2].partition("  A function is given")[0]
+    shown = output.partition("--rank lab:speed:\n")[2].partition("  The functions receive")[0]
     program: dict[str, Any] = {}
     exec("\n".join(line.removeprefix("    ") for line in shown.splitlines()), program)
     assert program["fits"]({"gpu": 2}, {"gpu": 1}) is True
@@ -108,11 +108,11 @@ async def test_the_program_that_help_shows_is_one(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "match", "says"),
     [
-        ("", "magic", "'magic' is not contains, schema, or of the form module:function"),
+        ("", "magic", "'magic' must be contains, schema, or a function: module:function"),
         ("", "nomodule:fits", "There is no module 'nomodule'"),
         ("", "no.module:fits", "There is no module 'no.module'"),
         ("", "{}:fits", "has no 'fits'"),
-        ("fits = 3", "{}:fits", "is no function, but 3"),
+        ("fits = 3", "{}:fits", "is not a function, but 3"),
         ("import nothing_there", "{}:fits", "No module named 'nothing_there' ("),
         ("def fits(:", "{}:fits", "SyntaxError"),
         ("\nx = 1 / 0", "{}:fits", "ZeroDivisionError: division by zero"),
@@ -120,28 +120,28 @@ async def test_the_program_that_help_shows_is_one(folder: Path) -> None:
         ("async def fits(skills, needs): ...", "{}:fits", "an ordinary function, not `async def`"),
     ],
 )
-async def test_what_cannot_judge_is_refused_with_the_reason(
+async def test_error_about_an_unusable_function_says_why(
     folder: Path, request: pytest.FixtureRequest, source: str, match: str, says: str
 ) -> None:
-    # A module is imported once by a process.
+    # A process imports a module only once.
     module = f"lab_{request.node.callspec.indices['source']}"
     (folder / f"{module}.py").write_text(source)
     assert says in refused("--match", match.format(module)).output.replace("\n", " ")
 
 
-async def test_where_in_a_module_the_mistake_is_is_told(folder: Path) -> None:
-    (folder / "mistaken.py").write_text("x = 1\ny = x / 0\n")
-    assert f"{folder / 'mistaken.py'}, line 2" in refused("--rank", "mistaken:y").output.replace("\n", "")
+async def test_error_in_a_module_names_file_and_line(folder: Path) -> None:
+    (folder / "wrong.py").write_text("x = 1\ny = x / 0\n")
+    assert f"{folder / 'wrong.py'}, line 2" in refused("--rank", "wrong:y").output.replace("\n", "")
     (folder / "misspelt.py").write_text("x = 1\ny = = x\n")
     assert f"{folder / 'misspelt.py'}, line 2" in refused("--rank", "misspelt:y").output.replace("\n", "")
 
 
 @pytest.mark.parametrize("aging", ["0", "-5", "nan", "inf", "soon", ""])
-async def test_an_age_that_is_none_is_refused(folder: Path, aging: str) -> None:
-    assert "neither a number of seconds above 0 nor `off`" in refused(f"--aging={aging}").output
+async def test_invalid_aging_is_refused(folder: Path, aging: str) -> None:
+    assert "must be a number of seconds above 0, or `off`" in refused(f"--aging={aging}").output
 
 
-async def test_it_pairs_as_functions_of_ones_own_say_and_ends_at_once(
+async def test_assigner_uses_the_functions_of_the_user_and_stops_at_once(
     folder: Path, broker: Running, http: httpx.AsyncClient
 ) -> None:
     await add_tool(http, "old", skills={"gpu": 2, "clock": 1})
@@ -157,20 +157,20 @@ async def test_it_pairs_as_functions_of_ones_own_say_and_ends_at_once(
             await add_tool(http, f"tool-{number}", skills={"gpu": 1, "clock": 3})
             await add_task(http, f"task-{number}", needs={"gpu": 1})
         await wait_for_state(http, "/v1/tasks/task-9", "assigned")
-        began = time.monotonic()
+        started_at = time.monotonic()
         logged = await assigner.stop(signal.SIGINT)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - started_at < 2
     first, *others = logged
     assert (first["event"], first["broker"]) == ("assigning", broker.url)
     assert (first["match"], first["rank"], first["aging_seconds"]) == ("lab:fits", "lab:speed", None)
-    # Told to stop, it may not have heard of the last one.
+    # The signal may come before the response about the last task.
     assert sum(line["tasks"] for line in others if line["event"] == "assigned") in (10, 11)
-    [passed_over] = [line for line in others if line["event"] == "needs are passed over"]
+    [passed_over] = [line for line in others if line["event"] == "needs passed over"]
     assert passed_over["needs"] == '{"gpu": 8}'
     assert passed_over["passed_by"] in (10, 11)
 
 
-async def test_what_it_assigns_is_told_at_a_bounded_rate(
+async def test_assigner_logs_its_count_at_a_bounded_rate(
     folder: Path, broker: Running, http: httpx.AsyncClient
 ) -> None:
     await add_tool(http, "t", capacity=100)

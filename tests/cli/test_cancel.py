@@ -1,4 +1,4 @@
-"""`broker cancel` and `broker retry`: what people do with tasks, by their ids."""
+"""`broker cancel` and `broker retry`: changes of tasks by their ids."""
 
 import httpx
 
@@ -10,7 +10,7 @@ from tests.support.shared import SHARED_BROKER
 pytestmark, database, broker, sql, http = SHARED_BROKER
 
 
-async def test_a_task_that_waits_is_gone_and_one_that_runs_is_asked_to_stop(
+async def test_cancel_ends_a_waiting_task_and_asks_the_tool_of_a_running_one_to_stop(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     await add_task(http, "waits")
@@ -22,13 +22,13 @@ async def test_a_task_that_waits_is_gone_and_one_that_runs_is_asked_to_stop(
     assert (await get(http, "/v1/tasks/runs"))["state"] == "cancelled"
 
 
-async def test_failed_tasks_are_tried_again_and_one_that_cannot_be_keeps_no_other_from_it(
+async def test_retry_continues_after_a_task_that_cannot_be_retried(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     for task, tool in (("one", "t1"), ("two", "t2")):
         pair = await add_running_work(http, task, tool)
         await complete_work(http, pair.work, "failed", retry=False)
-    told = await run(broker.url, "retry", "one", "nowhere", "two")
-    assert (told.status, told.out) == (1, "")
-    assert told.err.startswith("Error: nowhere: ")
+    result = await run(broker.url, "retry", "one", "nowhere", "two")
+    assert (result.status, result.out) == (1, "")
+    assert result.err.startswith("Error: nowhere: ")
     assert [(await get(http, f"/v1/tasks/{task}"))["state"] for task in ("one", "two")] == ["available"] * 2

@@ -1,4 +1,4 @@
-"""Promises of every command: text that is not UTF-8, output that nobody takes, and being process 1."""
+"""Promises of every command: invalid text, closed streams, and running as process 1."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ from tests.support.processes import clean_environment
 
 NOT_UTF8 = "\udcff"
 NO_BROKER = "http://127.0.0.1:9"
-FOREVER = 60
+TIMEOUT_SECONDS = 60
 BOM = b"\xef\xbb\xbf"
 NOT_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a process 1")
 
@@ -30,15 +30,15 @@ NOT_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a pr
 def leaves(
     command: click.Command, path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """Every command that does something, with the words that call it."""
+    """Yield every command that is not a group, with its words on the command line."""
     if not isinstance(command, click.Group):
         yield path, command
         return
     context = click.Context(command)
     for name in command.list_commands(context):
-        found = command.get_command(context, name)
-        assert found is not None
-        yield from leaves(found, (*path, name))
+        subcommand = command.get_command(context, name)
+        assert subcommand is not None
+        yield from leaves(subcommand, (*path, name))
 
 
 LEAVES = list(leaves(main))
@@ -46,14 +46,14 @@ PARAMETERS = [
     (path, command, parameter)
     for path, command in LEAVES
     for parameter in command.params
-    # A path may have any bytes, and a program's arguments are its own.
+    # A path may have any bytes, and so may the arguments of a program.
     if not isinstance(parameter.type, click.Path) and parameter.type is not click.UNPROCESSED
     if not (isinstance(parameter, click.Option) and parameter.is_flag)
 ]
 
 
 def required(command: click.Command, besides: click.Parameter) -> list[str]:
-    """Arguments for what a command requires: something of the right type."""
+    """Return valid values for the required parameters of a command, except one."""
     options, arguments = [], []
     for parameter in command.params:
         if parameter is besides or not parameter.required:
@@ -72,7 +72,7 @@ def required(command: click.Command, besides: click.Parameter) -> list[str]:
     PARAMETERS,
     ids=[f"{'-'.join(path)}-{parameter.name}" for path, _, parameter in PARAMETERS],
 )
-def test_a_value_that_is_not_utf8_is_refused_and_its_option_is_named(
+def test_value_that_is_not_utf8_is_refused_with_the_name_of_its_option(
     path: tuple[str, ...], command: click.Command, parameter: click.Parameter, value: str
 ) -> None:
     is_option = isinstance(parameter, click.Option)
@@ -87,17 +87,18 @@ def test_a_value_that_is_not_utf8_is_refused_and_its_option_is_named(
 
 
 def shell(command: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a line of sh; `$broker` in it is the command."""
+    """Run a line of sh in which `$broker` stands for the command."""
     return subprocess.run(
         ["/bin/sh", "-c", command.replace("$broker", f"{sys.executable} -m broker.cli")],
         env=clean_environment(**environment),
         capture_output=True,
-        timeout=FOREVER,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
 
 
-# All print their help in the same way: one that imports the service, and one that imports the client.
+# All commands print their help in the same way. So one that imports the service and one that imports the
+# client are enough.
 @pytest.mark.parametrize(
     "path",
     [
@@ -107,30 +108,30 @@ def shell(command: str, **environment: str) -> subprocess.CompletedProcess[bytes
         for path, _ in LEAVES
     ],
 )
-def test_output_that_nobody_takes_is_an_error_in_one_line(path: tuple[str, ...]) -> None:
+def test_output_that_cannot_be_written_is_an_error_of_one_line(path: tuple[str, ...]) -> None:
     ended = shell(f"$broker {' '.join(path)} --help >/dev/full")
     assert ended.returncode == 1
     assert ended.stderr.splitlines() == [b"Error: Cannot write the output: No space left on device."]
 
 
-def test_closed_standard_output_is_an_error_in_one_line() -> None:
+def test_closed_standard_output_is_an_error_of_one_line() -> None:
     ended = shell("$broker keys list --help >&-")
     assert (ended.returncode, ended.stderr) == (1, b"Error: Standard output is closed.\n")
 
 
 @pytest.mark.parametrize("stream", ["2>&-", "2>/dev/full"])
-def test_a_closed_or_full_stderr_changes_no_result(stream: str) -> None:
+def test_closed_or_full_stderr_does_not_change_the_exit_status(stream: str) -> None:
     ended = shell(f"$broker keys list --help {stream}")
     assert (ended.returncode, b"Usage:" in ended.stdout) == (0, True)
     assert shell(f"$broker keys list --no-such-option {stream}").returncode == 2
 
 
-def test_a_reader_that_has_enough_ends_the_command_quietly() -> None:
+def test_command_ends_quietly_if_its_reader_closes_the_pipe() -> None:
     ended = shell("{ $broker serve --help; echo $? >&2; } | true")
     assert ended.stderr.strip() in (b"0", b"1")
 
 
-async def test_a_result_that_cannot_be_written_is_an_error_after_success(
+async def test_result_that_cannot_be_written_is_an_error_even_after_success(
     broker: Running, database: str
 ) -> None:
     await broker.client.post("/v1/tasks", json={"id": "t", "needs": 1})
@@ -146,17 +147,17 @@ async def test_a_result_that_cannot_be_written_is_an_error_after_success(
         assert b"No space left on device" in line
 
 
-async def test_a_connection_is_never_opened_in_place_of_a_closed_stream(
+async def test_connection_never_gets_the_descriptor_of_a_closed_stream(
     broker: Running, database: str
 ) -> None:
-    """The database's connection would be descriptor 1, and what is printed would go to PostgreSQL."""
+    """Otherwise the connection to the database would be descriptor 1, and PostgreSQL would get the output."""
     ended = await asyncio.to_thread(shell, "$broker migrate <&- >&- 2>&-", BROKER_DATABASE_URL=database)
     assert ended.returncode == 1
     ended = await asyncio.to_thread(shell, "$broker migrate <&- 2>&-", BROKER_DATABASE_URL=database)
     assert (ended.returncode, ended.stdout[:23]) == (0, b"The schema is at versio")
 
 
-async def test_a_byte_order_mark_on_standard_input_is_left_out(broker: Running) -> None:
+async def test_byte_order_mark_on_standard_input_is_ignored(broker: Running) -> None:
     payload = (BOM + b'{"a": 1}').decode()
     ended = await run(broker.url, "submit", "--needs", "1", "--id", "one", "--payload", "-", stdin=payload)
     assert ended.status == 0, ended.err
@@ -170,7 +171,7 @@ async def test_a_byte_order_mark_on_standard_input_is_left_out(broker: Running) 
 @pytest.mark.parametrize(
     ("printed", "result"), [(b'{"a": 1}', {"a": 1}), (b"words\r\n", "words"), (b"", None)]
 )
-def test_a_byte_order_mark_in_a_programs_output_is_left_out(printed: bytes, result: object) -> None:
+def test_byte_order_mark_in_the_output_of_a_program_is_ignored(printed: bytes, result: object) -> None:
     output = Output(lambda: None)
     output.feed(BOM[:1])
     output.feed(BOM[1:] + printed)
@@ -179,7 +180,7 @@ def test_a_byte_order_mark_in_a_programs_output_is_left_out(printed: bytes, resu
     assert LineSplitter(100).feed(BOM + b"progress: 50%\n") == ["progress: 50%"]
 
 
-def test_what_a_terminal_cannot_show_is_written_as_json_does() -> None:
+def test_characters_outside_the_encoding_are_escaped_as_in_json() -> None:
     code = "import click; from broker.cli import main\n"
     code += "text = 'caf\\xe9 \\u20ac \\U0001f600 \\udcff'\n"
     code += "main.callback = lambda: click.echo(text)\nmain(['migrate', '--help'])"
@@ -187,13 +188,13 @@ def test_what_a_terminal_cannot_show_is_written_as_json_does() -> None:
         [sys.executable, "-c", code],
         env=clean_environment(PYTHONIOENCODING="latin-1"),
         capture_output=True,
-        timeout=FOREVER,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
     assert ended.stdout.splitlines()[0] == b"caf\xe9 \\u20ac \\ud83d\\ude00 \xff", ended.stderr
 
 
-# Twenty processes whose parent ends at once.
+# This starts twenty processes whose parent ends at once.
 ORPHANS = """
 import os
 for _ in range(20):
@@ -204,35 +205,33 @@ for _ in range(20):
 
 
 @NOT_ROOT
-async def test_as_process_1_a_tool_reaps_what_its_programs_leave_behind(
-    broker: Running, tmp_path: Path
-) -> None:
+async def test_tool_as_process_1_reaps_orphans_of_its_programs(broker: Running, tmp_path: Path) -> None:
     orphans = tmp_path / "orphans.py"
     orphans.write_text(ORPHANS)
     process = await asyncio.create_subprocess_exec(
         *("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable, "-m", "broker.cli"),
         *("tool", "--id", "t", "--skills", "1", "--scratch", str(tmp_path / "scratch"), "--"),
-        # It counts those that have ended and that nobody has waited for.
+        # The program counts zombies.
         *("sh", "-c", f"{sys.executable} {orphans}; cat /proc/[0-9]*/stat | grep -c ' Z ' || true"),
         env=clean_environment(BROKER_URL=broker.url),
         stderr=subprocess.PIPE,
     )
     try:
         for number in range(4):
-            async with asyncio.timeout(FOREVER):
+            async with asyncio.timeout(TIMEOUT_SECONDS):
                 await broker.client.post("/v1/tasks", json={"id": f"t{number}", "needs": 1})
                 pair = {"task_id": f"t{number}", "tool_id": "t"}
-                while (answer := await broker.client.post("/v1/work", json=pair)).status_code == 404:
+                while (response := await broker.client.post("/v1/work", json=pair)).status_code == 404:
                     await asyncio.sleep(0.02)
-                assert answer.status_code == 201
+                assert response.status_code == 201
                 task = (await broker.client.get(f"/v1/tasks/t{number}?wait=60")).json()
                 assert task["state"] == "succeeded", task
-        # Those of this very moment at most: of all that ended before, none is left.
+        # At most the orphans of the last program may still be zombies.
         assert task["result"] <= 20
-        # Process 1 hands the signal on, and ends as its child does.
+        # Process 1 forwards the signal, and ends with the status of its child.
         [first] = psutil.Process(process.pid).children()
         first.terminate()
-        async with asyncio.timeout(FOREVER):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             assert await process.wait() == 0
     finally:
         if process.returncode is None:

@@ -1,4 +1,4 @@
-"""`broker submit`: tasks from the shell, and their results."""
+"""`broker submit`: submitted tasks, printed results, and errors."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ from msgspec import Raw
 
 from broker.cli import main
 from broker.cli.submission import SubmitRun
-from broker.cli.task_files import TaskInput, checked, for_files
+from broker.cli.task_files import TaskInput, check_task, tasks_for_files
 from broker.client import AsyncBroker
 from tests.conftest import Running
 from tests.support.api import (
@@ -48,20 +48,20 @@ DIGITS = '[1.10, 123456789012345678901234567890, "é"]'
 
 
 async def submitted(broker: Running, *arguments: str, stdin: str | bytes = b"") -> list[str]:
-    """The ids that the command prints."""
-    told = await run(broker.url, "submit", *arguments, stdin=stdin)
-    assert told.status == 0, told.err
-    return told.out.splitlines()
+    """Submit tasks, and return the ids that the command prints."""
+    ended = await run(broker.url, "submit", *arguments, stdin=stdin)
+    assert ended.status == 0, ended.err
+    return ended.out.splitlines()
 
 
-async def live(http: httpx.AsyncClient) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = (await get(http, "/v1/tasks", limit=1000))["items"]
-    return found
+async def live_tasks(http: httpx.AsyncClient) -> list[dict[str, Any]]:
+    tasks: list[dict[str, Any]] = (await get(http, "/v1/tasks", limit=1000))["items"]
+    return tasks
 
 
 @asynccontextmanager
-async def waited_for(broker: Running, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A `broker submit` that waits for its one task, which is called `a`."""
+async def waiting_submit(broker: Running, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a `broker submit` that waits for its only task, with the id `a`."""
     before = waiting_count(broker)
     async with running(broker.url, "submit", "--id", "a", *arguments) as process:
         async with asyncio.timeout(20):
@@ -70,14 +70,14 @@ async def waited_for(broker: Running, *arguments: str) -> AsyncIterator[asyncio.
         yield process
 
 
-async def the_end(process: asyncio.subprocess.Process) -> CommandResult:
+async def result_of(process: asyncio.subprocess.Process) -> CommandResult:
     async with asyncio.timeout(20):
         out, err = await process.communicate()
     assert process.returncode is not None
     return CommandResult(process.returncode, out.decode(), err.decode())
 
 
-async def test_one_task_is_submitted_to_the_last_digit(broker: Running, http: httpx.AsyncClient) -> None:
+async def test_submitted_numbers_keep_every_digit(broker: Running, http: httpx.AsyncClient) -> None:
     [id_] = await submitted(broker, "--needs", f'{{"a": {DIGITS}}}', "--payload", DIGITS)
     text = (await http.get(f"/v1/tasks/{id_}")).text
     assert parse_exactly(text)["needs"] == {"a": parse_exactly(DIGITS)}
@@ -95,7 +95,7 @@ async def test_needs_come_from_a_file_and_the_payload_from_standard_input(
     assert (task["needs"], task["payload"]) == ({"can": "count"}, "x")
 
 
-async def test_options_say_the_rest(broker: Running, http: httpx.AsyncClient) -> None:
+async def test_options_set_the_fields_of_the_task(broker: Running, http: httpx.AsyncClient) -> None:
     options = "--id a --priority -3 --not-before 2100-01-01T00:00:00+01:00 --timeout 10m --max-attempts 5"
     await submitted(broker, "--needs", "1", *options.split(), "--retry-backoff", "1.5")
     task = await get(http, "/v1/tasks/a")
@@ -103,30 +103,30 @@ async def test_options_say_the_rest(broker: Running, http: httpx.AsyncClient) ->
     assert [task[name] for name in names] == [-3, "2099-12-31T23:00:00Z", 600, 5, 1.5]
 
 
-async def test_a_task_that_was_there_is_counted_and_not_made_anew(
-    broker: Running, http: httpx.AsyncClient
-) -> None:
+async def test_existing_task_is_counted_and_stays_unchanged(broker: Running, http: httpx.AsyncClient) -> None:
     await add_task(http, "old", payload="first")
     lines = '{"id": "old", "needs": 1}\n{"id": "new", "needs": 1}'
-    told = await run(broker.url, "submit", "--tasks", "-", stdin=lines)
-    assert told == (0, "old\nnew\n", "1 created, 1 was there already.\n")
+    ended = await run(broker.url, "submit", "--tasks", "-", stdin=lines)
+    assert ended == (0, "old\nnew\n", "1 created, 1 existed already.\n")
     assert (await get(http, "/v1/tasks/old"))["payload"] == "first"
 
 
-async def test_each_file_is_a_task(broker: Running, http: httpx.AsyncClient, tmp_path: Path) -> None:
+async def test_each_file_becomes_a_task(broker: Running, http: httpx.AsyncClient, tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("a.raw", "b b.raw", "é.raw")]
     for file in files:
         file.touch()
-    # The same file by two names is one.
+    # Two names of the same file count once.
     again = str(tmp_path / "." / "a.raw")
-    made = await submitted(broker, "--needs", '{"format": "raw"}', "--priority", "7", *map(str, files), again)
-    tasks = await live(http)
-    assert ids(tasks) == made
+    submitted_ids = await submitted(
+        broker, "--needs", '{"format": "raw"}', "--priority", "7", *map(str, files), again
+    )
+    tasks = await live_tasks(http)
+    assert ids(tasks) == submitted_ids
     assert [task["payload"] for task in tasks] == [{"file": str(file)} for file in files]
     assert {(task["needs"]["format"], task["priority"]) for task in tasks} == {("raw", 7)}
 
 
-async def test_a_file_is_submitted_once_as_long_as_it_does_not_change(
+async def test_unchanged_file_is_submitted_once(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     file = tmp_path / "a.raw"
@@ -141,19 +141,19 @@ async def test_a_file_is_submitted_once_as_long_as_it_does_not_change(
     os.utime(file, ns=(0, 1))
     [larger] = await submitted(broker, "--needs", '{"a": 1}', *once)
     assert len({first, other_needs, touched, larger}) == 4
-    assert len(await live(http)) == 4
+    assert len(await live_tasks(http)) == 4
     assert first.startswith("a.raw:")
 
 
 @settings(max_examples=40)
 @given(st.text(st.characters(codec="utf-8", exclude_characters="/\x00"), min_size=1, max_size=60))
-async def test_whatever_a_file_is_called_once_makes_an_id_of_it(name: str) -> None:
+async def test_once_derives_a_valid_id_from_any_file_name(name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"x{name}"
         other = Path(folder) / f"y{name}"
-        for each in (path, other):
-            each.touch()
-        tasks = for_files([str(path), str(other)], {"needs": Raw(b"1")}, once=True)
+        for file in (path, other):
+            file.touch()
+        tasks = tasks_for_files([str(path), str(other)], {"needs": Raw(b"1")}, once=True)
         assert len({task.fields["id"] for task in tasks}) == 2
 
 
@@ -166,85 +166,79 @@ async def test_whatever_a_file_is_called_once_makes_an_id_of_it(name: str) -> No
         f'\n[\n{{"id": "a", "needs":\n{DIGITS}}},\n{{"id": "b", "payload": {DIGITS}, "priority": 2}}\n]\n',
     ],
 )
-async def test_a_file_of_tasks_is_one_a_line_or_an_array(
+async def test_file_of_tasks_has_one_task_per_line_or_is_an_array(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path, text: str
 ) -> None:
     file = tmp_path / "tasks"
     file.write_text(text)
     options = ["--needs", '"default"', "--priority", "1"]
     assert await submitted(broker, "--tasks", str(file), *options) == ["a", "b"]
-    answer = parse_exactly((await http.get("/v1/tasks")).text)["items"]
+    tasks = parse_exactly((await http.get("/v1/tasks")).text)["items"]
     given = parse_exactly(DIGITS)
-    assert [(task["needs"], task["payload"], task["priority"]) for task in answer] == [
+    assert [(task["needs"], task["payload"], task["priority"]) for task in tasks] == [
         (given, None, 1),
         ("default", given, 2),
     ]
 
 
-async def test_one_task_may_be_spread_over_lines_and_need_no_id(
-    broker: Running, http: httpx.AsyncClient
-) -> None:
+async def test_single_task_may_span_lines_and_have_no_id(broker: Running, http: httpx.AsyncClient) -> None:
     [id_] = await submitted(broker, "--tasks", "-", stdin='{\n "needs": 1,\n "id": null\n}\n')
-    assert ids(await live(http)) == [id_]
+    assert ids(await live_tasks(http)) == [id_]
 
 
-async def test_a_file_without_tasks_submits_none(broker: Running) -> None:
+async def test_empty_file_submits_no_tasks(broker: Running) -> None:
     assert await run(broker.url, "submit", "--tasks", "-", stdin="\n\n") == (0, "", "0 created.\n")
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('{"needs": 1}\n\n{"needs": 1,}\n', "line 3: is no JSON"),
+        ('{"needs": 1}\n\n{"needs": 1,}\n', "line 3: is not JSON"),
         ('{"needs": 1}\n{"payload": 1}\n', "line 2: Object missing required field `needs`"),
         ('{"needs": 1}\n{"needs": 1, "prio": 1}\n', "line 2: Object contains unknown field `prio`"),
         ('{"needs": 1}\n{"needs": 1, "priority": "high"}\n', "line 2: priority: Expected `int`"),
-        ('{"needs": 1}\n{"needs": 1, "id": "a b"}\n', "line 2: id: has to be 1 to 128 characters"),
-        ('{"needs": 1}\n[1]\n', "line 2: is no JSON object"),
-        ('{"needs": 1}\n{"needs": "\\u0000"}\n', "line 2: needs holds \\u0000"),
-        ('{"needs": 1}\n{"needs": "\\ud800"}\n', "line 2: holds a lone surrogate"),
-        ('{"needs": 1}\n{"needs": 1e999999}\n', "line 2: needs holds a number out of"),
+        ('{"needs": 1}\n{"needs": 1, "id": "a b"}\n', "line 2: id: must be 1 to 128 characters"),
+        ('{"needs": 1}\n[1]\n', "line 2: is not a JSON object"),
+        ('{"needs": 1}\n{"needs": "\\u0000"}\n', "line 2: needs contains \\u0000"),
+        ('{"needs": 1}\n{"needs": "\\ud800"}\n', "line 2: contains a lone surrogate"),
+        ('{"needs": 1}\n{"needs": 1e999999}\n', "line 2: needs contains a number outside"),
         (b'{"needs": 1}\n{"needs": "\xff"}\n', "line 2: is not UTF-8"),
-        ('{"needs": 1}\n{"needs": ' + "[" * 100_000 + "]" * 100_000 + "}\n", "line 2: is nested too deep"),
-        ('[{"needs": 1},\n{"needs": 1\n]', "line 3: is no JSON"),
-        ('[{"needs": 1}, 7]', "item 2: is no JSON object"),
-        ('{\n"needs": 1,\n}', "line 3: is no JSON"),
-        ("count\n", "line 1: is no JSON"),
+        ('{"needs": 1}\n{"needs": ' + "[" * 100_000 + "]" * 100_000 + "}\n", "line 2: is nested too deeply"),
+        ('[{"needs": 1},\n{"needs": 1\n]', "line 3: is not JSON"),
+        ('[{"needs": 1}, 7]', "item 2: is not a JSON object"),
+        ('{\n"needs": 1,\n}', "line 3: is not JSON"),
+        ("count\n", "line 1: is not JSON"),
     ],
 )
-async def test_a_mistake_is_told_by_its_line(text: str | bytes, says: str, tmp_path: Path) -> None:
+async def test_error_in_a_file_names_the_line(text: str | bytes, says: str, tmp_path: Path) -> None:
     file = tmp_path / "tasks"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    told = CliRunner().invoke(main, ["submit", "--url", "http://127.0.0.1:9", "--tasks", str(file)])
-    assert told.exit_code == 1
-    assert told.stderr.startswith(f"Error: {file}, {says}"), told.stderr
+    ended = CliRunner().invoke(main, ["submit", "--url", "http://127.0.0.1:9", "--tasks", str(file)])
+    assert ended.exit_code == 1
+    assert ended.stderr.startswith(f"Error: {file}, {says}"), ended.stderr
 
 
-async def test_nothing_is_submitted_of_a_file_that_has_a_mistake(
-    broker: Running, http: httpx.AsyncClient
-) -> None:
+async def test_file_with_an_invalid_task_submits_nothing(broker: Running, http: httpx.AsyncClient) -> None:
     lines = '{"needs": 1}\n' * 1_500 + "{}\n"
-    told = await run(broker.url, "submit", "--tasks", "-", stdin=lines)
-    assert (told.status, told.out) == (1, "")
-    assert told.err.startswith("Error: standard input, line 1501: ")
-    assert await live(http) == []
+    ended = await run(broker.url, "submit", "--tasks", "-", stdin=lines)
+    assert (ended.status, ended.out) == (1, "")
+    assert ended.err.startswith("Error: standard input, line 1501: ")
+    assert await live_tasks(http) == []
 
 
-async def test_what_only_the_broker_can_refuse_is_told_by_its_line(
-    broker: Running, http: httpx.AsyncClient
-) -> None:
+async def test_error_of_the_broker_names_the_line(broker: Running, http: httpx.AsyncClient) -> None:
     deep = "[" * 201 + "]" * 201
     lines = ['{"needs": 1}'] * 1_200 + [f'{{"needs": {deep}}}']
-    told = await run(broker.url, "submit", "--tasks", "-", stdin="\n".join(lines))
-    assert told.status == 1
-    assert told.err == (
+    ended = await run(broker.url, "submit", "--tasks", "-", stdin="\n".join(lines))
+    assert ended.status == 1
+    assert ended.err == (
         "Error: standard input, line 1201: needs: is nested deeper than 200\n"
-        "1,000 of 1,201 tasks were submitted, and perhaps some more.\n"
+        "At least 1,000 of 1,201 tasks were submitted.\n"
     )
-    assert len(told.out.splitlines()) == 1_000
+    assert len(ended.out.splitlines()) == 1_000
 
 
-async def test_who_reads_only_the_first_ids_does_not_stop_the_rest(
+async def test_all_tasks_are_submitted_if_the_reader_closes_the_pipe(
     broker: Running, sql: asyncpg.Connection, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     file = tmp_path / "tasks"
@@ -256,67 +250,65 @@ async def test_who_reads_only_the_first_ids_does_not_stop_the_rest(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    told = await the_end(process)
-    assert (len(told.out.splitlines()), told.err) == (1, "5,000 created.\n")
+    ended = await result_of(process)
+    assert (len(ended.out.splitlines()), ended.err) == (1, "5,000 created.\n")
     assert await sql.fetchval("select count(*) from tasks") == 5_000
 
 
-async def test_a_result_is_told_as_it_comes_to_the_last_digit(
-    broker: Running, http: httpx.AsyncClient
-) -> None:
+async def test_printed_result_keeps_every_digit(broker: Running, http: httpx.AsyncClient) -> None:
     await add_tool(http)
-    async with waited_for(broker, "--needs", "1", "--wait") as process:
+    async with waiting_submit(broker, "--needs", "1", "--wait") as process:
         work = (await assign(http))["id"]
         body = f'{{"outcome": "succeeded", "result": {DIGITS}}}'
         assert (await http.post(f"/v1/work/{work}/complete", content=body)).status_code == 200
-        told = await the_end(process)
-    assert told == (0, f'{{"id":"a","state":"succeeded","result":{DIGITS},"error":null}}\n', "")
+        ended = await result_of(process)
+    assert ended == (0, f'{{"id":"a","state":"succeeded","result":{DIGITS},"error":null}}\n', "")
 
 
-async def test_the_result_alone_is_for_pipes(broker: Running, http: httpx.AsyncClient) -> None:
+async def test_result_option_prints_only_the_result(broker: Running, http: httpx.AsyncClient) -> None:
     await add_tool(http)
-    async with waited_for(broker, "--needs", "1", "--result") as process:
+    async with waiting_submit(broker, "--needs", "1", "--result") as process:
         await complete_work(http, (await assign(http))["id"], result={"words": 3})
-        assert await the_end(process) == (0, '{"words":3}\n', "")
+        assert await result_of(process) == (0, '{"words":3}\n', "")
     again = await run(broker.url, "submit", "--id", "a", "--needs", "1", "--result")
-    assert again == (0, '{"words":3}\n', "0 created, 1 was there already.\n")
+    assert again == (0, '{"words":3}\n', "0 created, 1 existed already.\n")
 
 
-async def test_whoever_waits_for_long_is_told_why(
+async def test_submit_prints_why_a_task_waits_after_some_seconds(
     broker: Running,
     http: httpx.AsyncClient,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("broker.cli.submission._SILENT_SECONDS", 0.01)
-    given = checked(TaskInput({"id": "a", "needs": Raw(b"1")}))
+    given = check_task(TaskInput({"id": "a", "needs": Raw(b"1")}))
     async with AsyncBroker(broker.url) as client:
         submission = SubmitRun(client, [given], 1, wait=True)
         await submission.submit()
         waits = asyncio.create_task(submission.result(within=20))
-        said = ""
+        printed = ""
 
-        async def is_told() -> bool:
-            nonlocal said
-            said += capsys.readouterr().err
-            return "Task a is waited for. " in said
+        async def is_explained() -> bool:
+            nonlocal printed
+            printed += capsys.readouterr().err
+            return "Waiting for task a. " in printed
 
-        await wait_until(is_told)
+        await wait_until(is_explained)
         await http.delete("/v1/tasks/a")
         with pytest.raises(ClickException, match="was cancelled"):
             await waits
-    assert "assigner" in said
+    assert "assigner" in printed
 
 
-async def test_a_failure_has_no_result_but_an_error(broker: Running, http: httpx.AsyncClient) -> None:
+async def test_failed_task_prints_its_error_and_no_result(broker: Running, http: httpx.AsyncClient) -> None:
     await add_tool(http)
-    async with waited_for(broker, "--needs", "1", "--result") as process:
+    async with waiting_submit(broker, "--needs", "1", "--result") as process:
         work = (await assign(http))["id"]
         await complete_work(http, work, "failed", error="no disk\x1b[31m", retry=False)
-        assert await the_end(process) == (1, "", "Error: Task a failed: no disk\ufffd[31m\n")
+        assert await result_of(process) == (1, "", "Error: Task a failed: no disk\ufffd[31m\n")
 
 
-async def test_whether_all_have_succeeded_is_the_exit_status(
+async def test_exit_status_is_0_only_if_all_tasks_succeeded(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     await add_tool(http, capacity=10)
@@ -328,10 +320,10 @@ async def test_whether_all_have_succeeded_is_the_exit_status(
     await complete_work(http, (await assign(http, good))["id"], result="fine")
     await complete_work(http, (await assign(http, bad))["id"], "failed", error="no disk", retry=False)
     await http.delete(f"/v1/tasks/{gone}")
-    told = await run(broker.url, "submit", *once, "--wait")
-    assert told.status == 1
-    assert "0 created, 3 were there already.\n" in told.err
-    ended = {line["file"]: line for line in map(json.loads, told.out.splitlines())}
+    ended = await run(broker.url, "submit", *once, "--wait")
+    assert ended.status == 1
+    assert "0 created, 3 existed already.\n" in ended.err
+    ended = {line["file"]: line for line in map(json.loads, ended.out.splitlines())}
     assert [(ended[str(file)]["state"], ended[str(file)]["error"]) for file in files] == [
         ("succeeded", None),
         ("failed", "no disk"),
@@ -342,12 +334,12 @@ async def test_whether_all_have_succeeded_is_the_exit_status(
     }  # fmt: skip
 
 
-async def test_many_are_waited_for_each_told_once(
+async def test_each_of_many_tasks_is_printed_once(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     names = [f"task-{number}" for number in range(300)]
     file = tmp_path / "tasks"
-    # The same task twice is one to wait for.
+    # A task that is given twice counts once.
     file.write_text("".join(f'{{"id": "{name}"}}\n' for name in [*names, "task-0"]))
     await submitted(broker, "--needs", "1", "--tasks", str(file))
     await add_tool(http, capacity=1000)
@@ -355,79 +347,81 @@ async def test_many_are_waited_for_each_told_once(
     works = ids((await http.post("/v1/work/batch", json=pairs)).json()["items"], "work_id")
     done = {"items": [{"work_id": work, "outcome": "succeeded"} for work in works]}
     assert (await http.post("/v1/work/complete", json=done)).status_code == 200
-    told = await run(broker.url, "submit", "--needs", "1", "--tasks", str(file), "--wait")
-    assert told.status == 0
-    assert sorted(json.loads(line)["id"] for line in told.out.splitlines()) == sorted(names)
-    assert told.err.endswith("\n300 succeeded.\n")
+    ended = await run(broker.url, "submit", "--needs", "1", "--tasks", str(file), "--wait")
+    assert ended.status == 0
+    assert sorted(json.loads(line)["id"] for line in ended.out.splitlines()) == sorted(names)
+    assert ended.err.endswith("\n300 succeeded.\n")
 
 
-async def test_when_time_is_over_the_task_goes_on(broker: Running, http: httpx.AsyncClient) -> None:
-    told = await run(broker.url, "submit", "--needs", "1", "--id", "a", "--within", "0.2")
-    assert (told.status, told.out) == (124, "")
-    assert told.err == (
-        "Time is over. The task goes on; `broker explain a` says why it waits."
-        " The same command waits again: the same ids are the same tasks.\n"
+async def test_task_continues_after_the_time_limit(broker: Running, http: httpx.AsyncClient) -> None:
+    ended = await run(broker.url, "submit", "--needs", "1", "--id", "a", "--within", "0.2")
+    assert (ended.status, ended.out) == (124, "")
+    assert ended.err == (
+        "The time is up. The task continues. `broker explain a` says why a task waits."
+        " To wait again, repeat the command. It does not submit the same ids twice.\n"
     )
-    assert ids(await live(http)) == ["a"]
+    assert ids(await live_tasks(http)) == ["a"]
 
 
 @pytest.mark.parametrize(
     ("key", "header"), [({}, ""), ({"BROKER_KEY": "k"}, ' -H "Authorization: Bearer $BROKER_KEY"')]
 )
-async def test_of_a_task_without_an_id_of_its_own_it_is_told_how_to_wait_again(
+async def test_message_shows_how_to_wait_again_for_a_task_without_a_chosen_id(
     broker: Running, http: httpx.AsyncClient, key: dict[str, str], header: str
 ) -> None:
-    told = await run(broker.url, "submit", "--needs", "1", "--within", "0.2", **key)
-    [id_] = ids(await live(http))
-    assert f"curl{header} '{broker.url}/v1/tasks/ID?wait=60', where ID is\n{id_}\n" in told.err
+    ended = await run(broker.url, "submit", "--needs", "1", "--within", "0.2", **key)
+    [id_] = ids(await live_tasks(http))
+    assert f"curl{header} '{broker.url}/v1/tasks/ID?wait=60', where ID is\n{id_}\n" in ended.err
 
 
-async def test_interrupted_it_says_that_the_task_goes_on(broker: Running, http: httpx.AsyncClient) -> None:
-    async with waited_for(broker, "--needs", "1", "--wait") as process:
+async def test_task_continues_after_ctrl_c(broker: Running, http: httpx.AsyncClient) -> None:
+    async with waiting_submit(broker, "--needs", "1", "--wait") as process:
         process.send_signal(signal.SIGINT)
-        told = await the_end(process)
-    assert (told.status, told.out) == (130, "")
-    assert told.err.strip().startswith("Stopped. The task goes on; `broker explain a` says why")
-    assert ids(await live(http)) == ["a"]
+        ended = await result_of(process)
+    assert (ended.status, ended.out) == (130, "")
+    assert ended.err.strip().startswith("Stopped. The task continues. `broker explain a` says why")
+    assert ids(await live_tasks(http)) == ["a"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "--needs is missing"),
-        ([__file__], "--needs is missing"),
+        ([], "Use --needs or --tasks."),
+        ([__file__], "Use --needs or --tasks."),
         (["--needs", "1", "--tasks", __file__, __file__], "not both"),
-        (["--needs", "1", "--payload", "1", __file__], "--payload is for one task"),
-        (["--id", "a", "--tasks", __file__], "--id is for one task"),
-        (["--needs", "1", "--once"], "--once makes the ids of files"),
-        (["--needs", "1", "--once", "--id", "a", __file__], "--once makes the ids of files"),
-        (["--needs", "1", "--result", __file__, sys.executable], "--result is for one task"),
+        (["--needs", "1", "--payload", "1", __file__], "--payload cannot be used with"),
+        (["--id", "a", "--tasks", __file__], "--id accepts one task only"),
+        (["--needs", "1", "--once"], "--once derives ids from files"),
+        (["--needs", "1", "--once", "--id", "a", __file__], "--once derives ids from files"),
+        (["--needs", "1", "--result", __file__, sys.executable], "--result accepts one task"),
         (["--needs", "1", "no-such-file"], "'no-such-file' does not exist"),
-        (["--needs", "count"], """a text has quotes of its own: '"count"'"""),
-        (["--needs", "@no-such-file"], "'no-such-file' cannot be read"),
-        (["--needs", '{"a":'], "is no JSON"),
-        (["--needs", "1", "--timeout", "1y"], "'1y' is no span of time"),
-        (["--needs", "1", "--not-before", "soon"], "'soon' is no time"),
+        (["--needs", "count"], """A JSON text needs quotes: '"count"'"""),
+        (["--needs", "@no-such-file"], "Cannot read 'no-such-file'"),
+        (["--needs", '{"a":'], "is not JSON"),
+        (["--needs", "1", "--timeout", "1y"], "'1y' is not a duration"),
+        (["--needs", "1", "--not-before", "soon"], "'soon' is not a time"),
     ],
 )
-async def test_what_makes_no_sense_is_told(arguments: list[str], says: str) -> None:
-    told = CliRunner().invoke(main, ["submit", "--url", "http://127.0.0.1:9", *arguments])
-    assert told.exit_code == 2
-    assert says in told.stderr
+async def test_invalid_combination_of_options_is_refused(arguments: list[str], says: str) -> None:
+    ended = CliRunner().invoke(main, ["submit", "--url", "http://127.0.0.1:9", *arguments])
+    assert ended.exit_code == 2
+    assert says in ended.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--needs", "1", "--payload", "-"], ["--tasks", "-"]])
-async def test_a_closed_standard_input_is_told(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
+async def test_closed_standard_input_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
     monkeypatch.setattr("broker.cli.option_types.sys", SimpleNamespace(stdin=None))
-    told = CliRunner().invoke(main, ["submit", "--url", "http://127.0.0.1:9", *arguments])
-    assert told.exit_code == 2
-    assert "Standard input is closed" in told.stderr
+    ended = CliRunner().invoke(main, ["submit", "--url", "http://127.0.0.1:9", *arguments])
+    assert ended.exit_code == 2
+    assert "Standard input is closed" in ended.stderr
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="there every name is UTF-8")
-async def test_a_file_whose_name_is_no_text_is_told(tmp_path: Path) -> None:
+async def test_file_name_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / os.fsdecode(b"\xff.raw")
     file.touch()
-    told = CliRunner().invoke(main, ["submit", "--url", "http://127.0.0.1:9", "--needs", "1", str(file)])
-    assert told.exit_code == 1
-    assert "the name is not UTF-8" in told.stderr
+    ended = CliRunner().invoke(main, ["submit", "--url", "http://127.0.0.1:9", "--needs", "1", str(file)])
+    assert ended.exit_code == 1
+    assert "the name is not UTF-8" in ended.stderr

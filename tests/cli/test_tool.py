@@ -1,4 +1,4 @@
-"""`broker tool` as its users run it: from a shell, told to stop, killed, started again."""
+"""`broker tool` as a process: help, errors, signals and restarts."""
 
 import asyncio
 import contextlib
@@ -29,12 +29,12 @@ pytestmark, database, broker, sql, http = SHARED_BROKER
 
 
 class Process:
-    """A `broker tool`, and what it has written to stderr so far."""
+    """A running `broker tool`, with its output on stderr so far."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
-        self.said = ""
-        #: Cleared, nobody reads what it writes.
+        self.printed = ""
+        #: While this is cleared, nobody reads stderr.
         self.is_read = asyncio.Event()
         self.is_read.set()
         self._reading = asyncio.create_task(self._read())
@@ -42,22 +42,22 @@ class Process:
     async def _read(self) -> None:
         assert self._process.stderr is not None
         while line := await self._process.stderr.readline():
-            self.said += line.decode()
+            self.printed += line.decode()
             await self.is_read.wait()
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
     async def until_it_says(self, text: str) -> None:
-        await wait_until(lambda: text in self.said or self._reading.done())
-        assert text in self.said
+        await wait_until(lambda: text in self.printed or self._reading.done())
+        assert text in self.printed
 
     async def ended(self, within: float = 10) -> int:
-        """Its exit status."""
+        """Wait for the end of the process, and return its exit status."""
         async with asyncio.timeout(within):
             await self._reading
             status = await self._process.wait()
-        assert "Traceback" not in self.said
+        assert "Traceback" not in self.printed
         return status
 
 
@@ -65,7 +65,7 @@ class Process:
 async def started(
     broker: Running, folder: Path, *command: str, options: str = "", skills: str = "{}", key: str = ""
 ) -> AsyncIterator[Process]:
-    """A `broker tool` with these options that runs this command, for as long as the block takes at most."""
+    """Run a `broker tool` with this command, and kill it after the block if it still runs."""
     process = await asyncio.create_subprocess_exec(
         *(
             sys.executable,
@@ -97,55 +97,55 @@ async def started(
 
 
 @asynccontextmanager
-async def registered(*given: Any, **how: Any) -> AsyncIterator[Process]:
-    """The same, when the broker knows of it."""
-    async with started(*given, **how) as tool:
+async def registered(*arguments: Any, **options: Any) -> AsyncIterator[Process]:
+    """Run a `broker tool`, and yield it when it is registered."""
+    async with started(*arguments, **options) as tool:
         await tool.until_it_says("registered tool t")
         yield tool
 
 
 async def begun(http: httpx.AsyncClient, mark: Path, task: str = "a") -> int:
-    """A task that a program is at, which has written its number into this file; the number."""
+    """Assign a task, wait until its program has written its process id into a file, and return the id."""
     await api.add_task(http, task)
     await api.assign(http, task)
-    # Where it runs is written down just after it has begun.
-    await wait_until(lambda: mark.exists() and any(each.suffix == ".json" for each in scratch(mark.parent)))
+    # The tool writes the record of the process just after the program has started.
+    await wait_until(lambda: mark.exists() and any(path.suffix == ".json" for path in scratch(mark.parent)))
     (pid,) = numbers(mark.parent, mark.name)
     return pid
 
 
 def stays(folder: Path, *, first: str = ":") -> str:
-    """A program that writes its number into the file `begun`, and goes on until there is a file `go`."""
+    """Create a program that writes its process id into `begun` and runs until a file `go` exists."""
     lines = [
         "#!/bin/sh",
         first,
         "echo $$ > number; mv number begun",
-        # Not for ever: a test that fails leaves it running.
+        # For a limited time, because a failing test leaves it running.
         "for n in $(seq 1500); do test -e go && break; sleep .02; done",
     ]
     return str(make_executable(folder / "stays", "\n".join([*lines, "echo 1"])))
 
 
 def numbers(folder: Path, *names: str) -> list[int]:
-    """The numbers in these files."""
+    """Return the numbers in these files."""
     return [int((folder / name).read_text()) for name in names]
 
 
 def scratch(folder: Path) -> list[Path]:
-    """The scratch folders of work, and the records beside them."""
+    """Return the scratch folders of work and the records next to them."""
     return list(folder.glob("scratch/t/work/*"))
 
 
-async def test_the_programs_of_the_help_do_what_it_says(
+async def test_programs_in_the_help_text_work(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     shown = CliRunner().invoke(main, ["tool", "--help"]).output
     blocks = dict(re.findall(r"^  .+, (count\.\w+):\n((?:    .+\n)+)", shown, re.MULTILINE))
-    calls = re.findall(r"^    broker tool --id counter --skills '(.+)' -- (.+)$", shown, re.MULTILINE)
-    assert (list(blocks), len(calls)) == (["count.sh", "count.py"], 2)
+    commands = re.findall(r"^    broker tool --id counter --skills '(.+)' -- (.+)$", shown, re.MULTILINE)
+    assert (list(blocks), len(commands)) == (["count.sh", "count.py"], 2)
     for name, content in blocks.items():
         make_executable(tmp_path / name, re.sub(r"^    ", "", content, flags=re.MULTILINE))
-    for number, (skills, command) in enumerate(calls):
+    for number, (skills, command) in enumerate(commands):
         task = f"count-{number}"
         async with registered(broker, tmp_path, *command.split(), skills=skills) as tool:
             await api.add_task(http, task, payload="three small words")
@@ -156,27 +156,27 @@ async def test_the_programs_of_the_help_do_what_it_says(
             assert (await api.get(http, "/v1/tools/t"))["skills"] == {"can": ["count"]}
             tool.signal(signal.SIGTERM)
             assert await tool.ended() == 0
-        assert f"{task}: progress: " in tool.said
+        assert f"{task}: progress: " in tool.printed
 
 
 @pytest.mark.parametrize(
     ("command", "skills", "says"),
     [
         ("./nowhere", "{}", "There is no program ./nowhere"),
-        ("/bin/true", "{can: count}", "is no JSON"),
-        ("/bin/true", "@nowhere.json", "'nowhere.json' cannot be read"),
+        ("/bin/true", "{can: count}", "is not JSON"),
+        ("/bin/true", "@nowhere.json", "Cannot read 'nowhere.json'"),
     ],
 )
-async def test_what_cannot_be_is_told_at_once_and_nothing_is_registered(
+async def test_unusable_command_is_reported_before_registration(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path, command: str, skills: str, says: str
 ) -> None:
     async with started(broker, tmp_path, command, skills=skills) as tool:
         assert await tool.ended() in (1, 2)
-    assert says in tool.said
+    assert says in tool.printed
     assert (await http.get("/v1/tools/t")).status_code == 404
 
 
-async def test_skills_may_come_from_a_file_and_a_tool_runs_once_on_a_machine(
+async def test_skills_come_from_a_file_and_a_second_tool_with_the_id_is_refused(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     (tmp_path / "skills.json").write_text('{"can": [1]}\n')
@@ -187,15 +187,15 @@ async def test_skills_may_come_from_a_file_and_a_tool_runs_once_on_a_machine(
         assert (entry["skills"], entry["capacity"], entry["lease_seconds"]) == ({"can": [1]}, 3, 120)
         async with started(broker, tmp_path, "/bin/true") as second:
             assert await second.ended() == 1
-        assert "runs on this machine already" in second.said
+        assert "already runs on this machine" in second.printed
         assert (await api.get(http, "/v1/tools/t"))["registered_at"] == entry["registered_at"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-async def test_told_to_stop_it_lets_its_program_finish(
+async def test_stopped_tool_lets_its_program_finish(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """A terminal that is closed says so twice."""
+    """A closed terminal sends SIGHUP twice."""
     async with registered(broker, tmp_path, stays(tmp_path)) as tool:
         await begun(http, tmp_path / "begun")
         tool.signal(number)
@@ -207,7 +207,7 @@ async def test_told_to_stop_it_lets_its_program_finish(
     assert (await api.get(http, "/v1/tasks/a"))["result"] == 1
 
 
-async def test_told_to_stop_it_may_give_its_work_back(
+async def test_stopped_tool_releases_its_work_if_asked_to(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     command = stays(tmp_path, first="trap '' TERM")
@@ -221,7 +221,7 @@ async def test_told_to_stop_it_may_give_its_work_back(
     assert scratch(tmp_path) == []
 
 
-async def test_told_to_stop_twice_it_ends_at_once_and_its_programs_with_it(
+async def test_second_signal_ends_the_tool_and_its_programs_at_once(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     async with registered(broker, tmp_path, stays(tmp_path, first="trap '' TERM")) as tool:
@@ -234,32 +234,32 @@ async def test_told_to_stop_twice_it_ends_at_once_and_its_programs_with_it(
 
 
 @pytest.mark.parametrize("environment", ["as it was", "its own"])
-async def test_what_a_killed_run_has_left_is_ended_before_the_next_one_takes_work(
+async def test_next_run_ends_programs_that_a_killed_run_left_running(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path, environment: str
 ) -> None:
-    """The program, which does not want to end, its group, and what has made a session of its own."""
+    """This holds for a program that ignores SIGTERM, its group, and a process with its own session."""
     program = stays(
         tmp_path, first="trap '' TERM\nsleep 600 & echo $! > mate\nsetsid sleep 600 & echo $! > other"
     )
     command = ["/usr/bin/env", "-i", "PATH=/usr/bin:/bin", program] if environment == "its own" else [program]
     async with registered(broker, tmp_path, *command) as tool:
         left = [await begun(http, tmp_path / "begun"), *numbers(tmp_path, "mate", "other")]
-        # The program has begun before the tool writes down which process it is.
+        # The program starts before the tool writes the record of its process.
         await wait_until(lambda: any(map(ProcessRecord.read, scratch(tmp_path))))
         tool.signal(signal.SIGKILL)
         assert await tool.ended() == -signal.SIGKILL
     assert all(map(is_alive, left))
     async with registered(broker, tmp_path, "/bin/true", options="--grace 0.2") as tool:
-        # Of a session that knows nothing of us, we know nothing.
+        # The tool cannot find a session without its environment.
         assert [is_alive(pid) for pid in left] == [False, False, environment == "its own"]
-        assert "has left running" in tool.said
+        assert "left running" in tool.printed
     assert scratch(tmp_path) == []
     with contextlib.suppress(ProcessLookupError):
         os.kill(left[-1], signal.SIGKILL)
 
 
 @pytest.mark.parametrize("quiet", [False, True])
-async def test_what_programs_report_is_written_to_stderr_unless_that_is_unwanted(
+async def test_reports_are_copied_to_stderr_unless_quiet(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path, quiet: bool
 ) -> None:
     program = make_executable(tmp_path / "program", "#!/bin/sh\necho one >&2\necho progress: 20% two >&2\n")
@@ -269,10 +269,10 @@ async def test_what_programs_report_is_written_to_stderr_unless_that_is_unwanted
         await api.wait_for_state(http, "/v1/tasks/a", "succeeded")
         tool.signal(signal.SIGTERM)
         await tool.ended()
-    assert ("a: one\na: progress: 20% two\n" in tool.said) is not quiet
+    assert ("a: one\na: progress: 20% two\n" in tool.printed) is not quiet
 
 
-async def test_what_programs_and_payloads_say_steers_no_terminal(
+async def test_control_characters_of_programs_and_payloads_are_replaced(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     program = make_executable(tmp_path / "program", '#!/bin/sh\nprintf "%s\\n" "$1" >&2\nexit 1\n')
@@ -282,11 +282,11 @@ async def test_what_programs_and_payloads_say_steers_no_terminal(
         await api.wait_for_state(http, "/v1/tasks/a", "failed")
         tool.signal(signal.SIGTERM)
         await tool.ended()
-    assert "a: \ufffd[31mEVIL\ufffd\n" in tool.said
-    assert not {"\x1b", "\x07"} & set(tool.said)
+    assert "a: \ufffd[31mEVIL\ufffd\n" in tool.printed
+    assert not {"\x1b", "\x07"} & set(tool.printed)
 
 
-async def test_work_goes_on_when_nobody_reads_what_is_written_to_stderr(
+async def test_work_continues_if_nobody_reads_stderr(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     async with registered(broker, tmp_path, "/bin/sh", "-c", "seq 100000 >&2; echo 1") as tool:
@@ -297,10 +297,12 @@ async def test_work_goes_on_when_nobody_reads_what_is_written_to_stderr(
         tool.signal(signal.SIGTERM)
         tool.is_read.set()
         assert await tool.ended() == 0
-    assert re.search(r"lines are not shown|a: 100000\n", tool.said)
+    assert re.search(r"lines are not shown|a: 100000\n", tool.printed)
 
 
-async def test_a_tool_whose_id_another_program_has_ends_with_one_line(database: str, tmp_path: Path) -> None:
+async def test_tool_ends_with_one_line_if_another_program_registers_its_id(
+    database: str, tmp_path: Path
+) -> None:
     async with (
         running_broker(Settings(database_url=database, admin_key="a-key")) as broker,
         registered(broker, tmp_path, "/bin/true", key="a-key") as older,
@@ -308,5 +310,5 @@ async def test_a_tool_whose_id_another_program_has_ends_with_one_line(database: 
         broker.client.headers.update(api.bearer("a-key"))
         await api.add_tool(broker.client, "t")
         assert await older.ended() == 1
-    last = older.said.splitlines()[-1]
+    last = older.printed.splitlines()[-1]
     assert last.startswith("Error: Tool t no longer belongs to this program: another program has registered")

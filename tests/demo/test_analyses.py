@@ -1,4 +1,4 @@
-"""The laboratory's analyses: known truths of the real pictures, and pictures drawn to be measured."""
+"""The analyses of the laboratory, on real pictures with known contents and on drawn pictures."""
 
 import json
 from itertools import pairwise
@@ -18,7 +18,7 @@ SIDE = 240
 
 
 class Progress:
-    """Remembers what an analysis reported."""
+    """Stores the reports of an analysis."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[float, str]] = []
@@ -33,7 +33,7 @@ def analyse(name: str, image: Image) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def results() -> dict[tuple[str, str], tuple[dict[str, Any], Progress]]:
-    """Every task of the catalogue, done once."""
+    """Run every task of the catalogue once."""
     done = {}
     for picture in PICTURES:
         progress = Progress()
@@ -54,25 +54,25 @@ def disks(centres: list[tuple[int, int]], radius: float, side: int = SIDE) -> Im
 
 
 @pytest.mark.parametrize("picture", PICTURES, ids=lambda p: f"{p.file}-{p.needs['analysis']}")
-def test_every_picture_is_there_and_its_analysis_is_known(picture: Picture) -> None:
+def test_every_picture_exists_and_its_analysis_is_known(picture: Picture) -> None:
     assert path_of(picture).is_file()
     assert picture.needs["analysis"] in ANALYSES
     assert json.loads(json.dumps(picture.needs)) == picture.needs
 
 
-def test_every_analysis_has_work_and_no_task_is_there_twice() -> None:
+def test_every_analysis_has_a_picture_and_no_task_is_duplicated() -> None:
     assert {picture.needs["analysis"] for picture in PICTURES} == set(ANALYSES)
     assert len({(picture.file, picture.needs["analysis"]) for picture in PICTURES}) == len(PICTURES)
 
 
-# What holds for all of them
+# All results
 
 
-def test_progress_rises_to_one_and_the_last_word_is_the_summary(results: Any) -> None:
+def test_progress_rises_to_one_and_ends_with_the_summary(results: Any) -> None:
     for task, (result, progress) in results.items():
         amounts = [amount for amount, _ in progress.steps]
         assert len(amounts) >= 3, task
-        assert all(0 <= one < other <= 1 for one, other in pairwise(amounts)), task
+        assert all(0 <= earlier < later <= 1 for earlier, later in pairwise(amounts)), task
         assert progress.steps[-1] == (1.0, result["summary"])
 
 
@@ -81,17 +81,17 @@ def test_results_are_plain_json(results: Any) -> None:
         assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
-# What is known about the real pictures: counted and looked at by eye, on overlays
+# Known contents of the real pictures, counted by eye on overlays
 
 
-def test_there_are_24_coins(results: Any) -> None:
+def test_coins_picture_has_24_coins(results: Any) -> None:
     coins, _ = results["coins.png", "count_coins"]
     assert coins["count"] == 24
     assert coins["summary"] == "24 coins, median diameter 44 px"
     assert coins["largest_diameter_px"] == pytest.approx(63, abs=2)
 
 
-def test_the_hologram_shows_one_round_cell(results: Any) -> None:
+def test_hologram_shows_one_round_cell(results: Any) -> None:
     cell, _ = results["cell.png", "count_cells"]
     assert cell["count"] == 1
     assert cell["centres_px"][0] == pytest.approx([428, 374], abs=2)
@@ -99,12 +99,12 @@ def test_the_hologram_shows_one_round_cell(results: Any) -> None:
     assert cell["median_circularity"] > 0.95
 
 
-def test_the_section_is_half_brown_and_full_of_nuclei(results: Any) -> None:
+def test_section_is_half_brown_and_full_of_nuclei(results: Any) -> None:
     assert results["ihc.png", "segment_stain"][0]["dab_area_fraction"] == pytest.approx(0.48, abs=0.06)
     assert 280 < results["ihc.png", "count_nuclei"][0]["count"] < 400
 
 
-def test_the_photograph_shows_a_left_eye(results: Any) -> None:
+def test_photograph_shows_a_left_eye(results: Any) -> None:
     disc, _ = results["retina.jpg", "locate_disc"]
     assert disc["eye"] == "left"
     assert disc["disc_centre_px"] == pytest.approx([218, 655], abs=30)
@@ -113,7 +113,7 @@ def test_the_photograph_shows_a_left_eye(results: Any) -> None:
     assert disc["disc_to_fovea_px"] / disc["disc_diameter_px"] == pytest.approx(2.5, abs=0.3)
 
 
-def test_vessels_take_a_tenth_of_the_retina(results: Any) -> None:
+def test_vessels_cover_a_tenth_of_the_retina(results: Any) -> None:
     vessels, _ = results["retina.jpg", "measure_vessels"]
     assert vessels["vessel_area_fraction"] == pytest.approx(0.11, abs=0.02)
     assert 80 < vessels["branch_points"] < 150
@@ -121,7 +121,7 @@ def test_vessels_take_a_tenth_of_the_retina(results: Any) -> None:
     assert results["microaneurysms.png", "measure_vessels"][0]["branch_points"] == 1
 
 
-def test_the_two_microaneurysms_are_found_and_the_vessels_are_not(results: Any) -> None:
+def test_two_microaneurysms_are_found_and_no_vessels(results: Any) -> None:
     lesions, _ = results["microaneurysms.png", "find_lesions"]
     assert [lesion["centre_px"] for lesion in lesions["lesions"]] == [
         pytest.approx([16, 23], abs=1.5),
@@ -129,13 +129,13 @@ def test_the_two_microaneurysms_are_found_and_the_vessels_are_not(results: Any) 
     ]
 
 
-def test_the_deep_field_is_full_of_galaxies_and_the_great_spiral_is_the_brightest(results: Any) -> None:
+def test_large_spiral_is_the_brightest_source_of_the_deep_field(results: Any) -> None:
     sources, _ = results["hubble_deep_field.jpg", "find_sources"]
     assert 1500 < sources["count"] < 2200
     assert sources["brightest_position_px"] == pytest.approx([123, 401], abs=3)
 
 
-def test_the_moon_is_lit_from_the_left_and_has_one_large_crater(results: Any) -> None:
+def test_moon_is_lit_from_the_left_and_has_one_large_crater(results: Any) -> None:
     craters, _ = results["moon.png", "find_craters"]
     assert craters["light_from_degrees"] == 180
     assert craters["widest_position_px"] == pytest.approx([120, 87], abs=3)
@@ -143,14 +143,14 @@ def test_the_moon_is_lit_from_the_left_and_has_one_large_crater(results: Any) ->
     assert 15 <= craters["count"] <= 30
 
 
-def test_the_page_has_eight_lines(results: Any) -> None:
+def test_page_has_eight_lines(results: Any) -> None:
     layout, _ = results["page.png", "measure_layout"]
     assert layout["words_per_line"][:6] == [2, 10, 9, 7, 11, 4]
     assert layout["lines"] == 8
     assert abs(layout["skew_degrees"]) <= 1
 
 
-def test_one_threshold_for_all_would_lose_a_fifth_of_the_page_to_shadow(results: Any) -> None:
+def test_global_threshold_would_lose_a_fifth_of_the_page_to_shadow(results: Any) -> None:
     page, _ = results["page.png", "threshold_page"]
     assert page["ink_fraction"] == pytest.approx(0.13, abs=0.02)
     assert page["shadow_fraction"] > 0.2
@@ -170,13 +170,13 @@ def test_gravel_has_a_narrow_distribution_of_sizes(results: Any) -> None:
     assert 8 < grains["d10_px"] < grains["d50_px"] < grains["d90_px"] < 30
 
 
-def test_the_horse_has_one_hole_between_its_legs(results: Any) -> None:
+def test_horse_has_one_hole_between_its_legs(results: Any) -> None:
     horse, _ = results["horse.png", "measure_outline"]
     assert (horse["pieces"], horse["holes"]) == (1, 1)
     assert (horse["width_px"], horse["height_px"]) == pytest.approx((371, 304), abs=3)
 
 
-# Pictures drawn to be measured
+# Drawn pictures
 
 
 @settings(max_examples=15, deadline=None)
@@ -185,9 +185,7 @@ def test_the_horse_has_one_hole_between_its_legs(results: Any) -> None:
     radius=st.integers(8, 18),
     dark=st.booleans(),
 )
-def test_as_many_cells_and_coins_are_counted_as_were_drawn(
-    places: list[int], radius: int, dark: bool
-) -> None:
+def test_all_drawn_cells_and_coins_are_counted(places: list[int], radius: int, dark: bool) -> None:
     image = disks([(24 + 48 * (place // 5), 24 + 48 * (place % 5)) for place in places], radius)
     cells = analyse("count_cells", 1 - image if dark else image)
     assert cells["count"] == len(places)
@@ -195,12 +193,12 @@ def test_as_many_cells_and_coins_are_counted_as_were_drawn(
     assert analyse("count_coins", image)["count"] == len(places)
 
 
-def test_touching_cells_are_told_apart_and_those_at_the_border_are_told_of() -> None:
+def test_touching_cells_are_separated_and_those_at_the_border_are_counted() -> None:
     result = analyse("count_cells", disks([(60, 60), (60, 97), (150, 150), (0, 200)], 20))
     assert (result["count"], result["touching_border"]) == (4, 1)
 
 
-def test_what_is_not_round_is_no_coin() -> None:
+def test_object_that_is_not_round_is_not_a_coin() -> None:
     image = disks([(60, 60), (60, 150)], 20)
     image[150:160, 40:200] = 0.8
     result = analyse("count_coins", image)
@@ -209,7 +207,7 @@ def test_what_is_not_round_is_no_coin() -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(places=st.lists(st.integers(0, 35), min_size=1, max_size=20, unique=True), seed=st.integers(0, 1000))
-def test_as_many_stars_are_found_as_were_drawn(places: list[int], seed: int) -> None:
+def test_all_drawn_stars_are_found(places: list[int], seed: int) -> None:
     image = np.zeros((SIDE, SIDE))
     for rank, place in enumerate(places):
         image[20 + 40 * (place // 6), 20 + 40 * (place % 6)] = 20.0 if rank == 0 else 10.0
@@ -220,13 +218,13 @@ def test_as_many_stars_are_found_as_were_drawn(places: list[int], seed: int) -> 
     assert (row, column) == pytest.approx((20 + 40 * (places[0] // 6), 20 + 40 * (places[0] % 6)), abs=1)
 
 
-def test_a_sky_without_stars_is_an_answer_too() -> None:
+def test_sky_without_stars_has_a_result() -> None:
     image = np.random.default_rng(3).normal(0.1, 0.01, (SIDE, SIDE))
     assert analyse("find_sources", image)["count"] == 0
 
 
 @pytest.mark.parametrize("quarter_turns", range(4))
-def test_the_light_on_craters_turns_with_the_picture(quarter_turns: int) -> None:
+def test_direction_of_light_turns_with_the_picture(quarter_turns: int) -> None:
     rows, columns = np.mgrid[:SIDE, :SIDE]
     image = np.random.default_rng(5).normal(0.5, 0.01, (SIDE, SIDE))
     for row, column, radius in [(50, 60, 6), (120, 180, 12), (190, 80, 20)]:
@@ -239,7 +237,7 @@ def test_the_light_on_craters_turns_with_the_picture(quarter_turns: int) -> None
 
 
 @pytest.mark.parametrize("degrees", [-4, 0, 3])
-def test_skew_lines_and_words_of_a_drawn_page(degrees: int) -> None:
+def test_skew_lines_and_words_of_a_drawn_page_are_measured(degrees: int) -> None:
     image = np.full((300, 400), 0.9)
     for line in range(6):
         for word in range(4):
@@ -253,7 +251,7 @@ def test_skew_lines_and_words_of_a_drawn_page(degrees: int) -> None:
 
 
 @pytest.mark.parametrize("degrees", [0, 30, 90, 135])
-def test_the_direction_of_stripes(degrees: int) -> None:
+def test_direction_of_stripes_is_measured(degrees: int) -> None:
     rows, columns = np.mgrid[:128, :128]
     angle = np.radians(degrees)
     stripes = 0.5 + 0.4 * np.sin((columns * np.sin(angle) + rows * np.cos(angle)) / 2)
@@ -262,7 +260,7 @@ def test_the_direction_of_stripes(degrees: int) -> None:
     assert result["coherence"] > 0.9
 
 
-def test_a_cross_of_vessels_has_one_branch_point() -> None:
+def test_cross_of_vessels_has_one_branch_point() -> None:
     image = np.full((160, 160), 0.6)
     image[78:82, :] = image[:, 78:82] = 0.3
     result = analyse("measure_vessels", image)
@@ -270,17 +268,17 @@ def test_a_cross_of_vessels_has_one_branch_point() -> None:
     assert result["skeleton_length_px"] == pytest.approx(320, abs=20)
 
 
-def test_a_ring_has_a_hole() -> None:
+def test_ring_has_a_hole() -> None:
     image = disks([(120, 120)], 60)
     image[100:140, 100:140] = 0.2
     assert analyse("measure_outline", image)["holes"] == 1
 
 
-# Forms of pictures
+# Pixel formats
 
 
 @pytest.mark.parametrize(
-    "form",
+    "convert",
     [
         lambda gray: (gray * 255).astype(np.uint8),
         lambda gray: (gray * 65535).astype(np.uint16),
@@ -293,12 +291,12 @@ def test_a_ring_has_a_hole() -> None:
     ],
     ids=["8 bit", "16 bit", "float", "bool", "one channel", "gray alpha", "RGB", "RGBA"],
 )
-def test_every_form_of_a_picture_gives_the_same_count(form: Any) -> None:
+def test_every_pixel_format_gives_the_same_count(convert: Any) -> None:
     gray = np.clip(disks([(60, 60), (60, 150), (170, 120)], 20), 0, 1)
-    assert analyse("count_cells", form(gray))["count"] == 3
+    assert analyse("count_cells", convert(gray))["count"] == 3
 
 
-# What an analysis refuses
+# Refused pictures
 
 
 @pytest.mark.parametrize("name", ANALYSES)
@@ -315,7 +313,7 @@ def test_every_form_of_a_picture_gives_the_same_count(form: Any) -> None:
     ],
     ids=["flat", "black", "tiny", "NaN", "stack", "line", "text"],
 )
-def test_what_is_no_picture_is_refused(name: str, image: Image) -> None:
+def test_array_that_is_not_a_picture_is_refused(name: str, image: Image) -> None:
     with pytest.raises(ValueError, match=r"\w+ \w+"):
         analyse(name, image)
 
@@ -344,26 +342,26 @@ NOISE = np.random.default_rng(7).normal(0.5, 0.1, (128, 128)).clip(0, 1)
         ("measure_outline", "gravel.png"),
     ],
 )
-def test_a_picture_of_another_kind_is_refused(name: str, file: str) -> None:
+def test_picture_of_another_kind_is_refused(name: str, file: str) -> None:
     image = load_image(path_of(Picture(file, "", {})))
     with pytest.raises(ValueError, match=r"\w+ \w+"):
         analyse(name, image)
 
 
 @pytest.mark.parametrize("name", ["count_cells", "count_coins", "measure_outline", "find_craters"])
-def test_noise_holds_no_objects(name: str) -> None:
-    with pytest.raises(ValueError, match=r"stands out|was found"):
+def test_noise_contains_no_objects(name: str) -> None:
+    with pytest.raises(ValueError, match=r"is distinct|found no"):
         analyse(name, NOISE)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n broken"])
-def test_a_broken_file_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+def test_error_about_a_broken_file_names_it(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "broken.png"
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"broken\.png"):
         load_image(file)
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"gone\.png"):
         load_image(tmp_path / "gone.png")

@@ -1,4 +1,4 @@
-"""`broker demo` from outside: it ends by itself, and well."""
+"""`broker demo` as a process: it ends by itself and succeeds."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from broker.demo.images import PICTURES
 from broker.demo.tool import SKILLS
 
 
-def test_the_demo_processes_every_picture_and_exits_0(data_dir: Path) -> None:
+def test_demo_processes_every_picture_and_exits_0(data_dir: Path) -> None:
     demo = subprocess.run(
         [sys.executable, "-m", "broker.cli", "demo", "--data-dir", str(data_dir)],
         env={**os.environ, "BROKER_DATA_DIR": str(data_dir.with_name("of-a-service"))},
@@ -24,8 +24,8 @@ def test_the_demo_processes_every_picture_and_exits_0(data_dir: Path) -> None:
     assert "24 coins" in demo.stdout
     assert "cannot be reached" not in demo.stderr
     for tool in SKILLS:
-        assert re.search(rf"{tool}\s+running", demo.stdout), f"{tool} had nothing to do"
-    assert not (data_dir / "postgres" / "postmaster.pid").exists(), "its database was left running"
+        assert re.search(rf"{tool}\s+running", demo.stdout), f"{tool} had no work"
+    assert not (data_dir / "postgres" / "postmaster.pid").exists(), "its database still runs"
     assert not data_dir.with_name("of-a-service").exists()
     lines = [line for line in demo.stdout.splitlines() if re.search(r" (submitted|assigned|running) ", line)]
-    assert len(lines) == len(set(lines)), "something was told twice"
+    assert len(lines) == len(set(lines)), "a step was printed twice"

@@ -1,4 +1,4 @@
-"""`broker backup` and `broker restore`: all that a database holds, whole or not at all."""
+"""`broker backup` and `broker restore`: complete databases, and errors that leave nothing behind."""
 
 import asyncio
 import fcntl
@@ -43,23 +43,23 @@ PAGE = (ROOT / "docs" / "operate" / "backup.md").read_text()
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def dump(http: httpx.AsyncClient, database: str, tmp_path: Path) -> Path:
-    """The backup of a database with a task."""
+    """Back up a database with a task, and return the file."""
     await add_task(http)
     file = tmp_path / "broker.dump"
-    told = await run("", "backup", str(file), BROKER_DATABASE_URL=database)
-    assert told.status == 0, told.err
+    result = await run("", "backup", str(file), BROKER_DATABASE_URL=database)
+    assert result.status == 0, result.err
     return file
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def empty(postgres: str) -> AsyncIterator[str]:
-    """The URL of a database with nothing in it."""
+    """Yield the URL of an empty database."""
     async with temporary_database(postgres) as url:
         yield url
 
 
 async def rows(url: str) -> dict[str, list[str]]:
-    """Every row of every table of a database, as text."""
+    """Return all rows of all tables of a database, as text."""
     connection = await asyncpg.connect(libpq_url(url))
     try:
         tables = await connection.fetch(
@@ -90,7 +90,7 @@ async def restore(file: Path, url: str) -> CommandResult:
     return await run("", "restore", str(file), BROKER_DATABASE_URL=url)
 
 
-async def test_a_restored_database_has_every_row_of_the_one_that_was_backed_up(
+async def test_restored_database_has_every_row_of_the_original(
     http: httpx.AsyncClient, database: str, empty: str, tmp_path: Path
 ) -> None:
     digits = "[1.10, 123456789012345678901234567890]"
@@ -100,42 +100,40 @@ async def test_a_restored_database_has_every_row_of_the_one_that_was_backed_up(
     await http.post(
         f"/v1/work/{(await add_running_work(http, 'runs')).work}/reports", json={"message": "half"}
     )
-    told = await run("", "backup", str(tmp_path / "a.dump"), BROKER_DATABASE_URL=database)
-    assert told.err.endswith(" kB, from the database of BROKER_DATABASE_URL.\n")
+    result = await run("", "backup", str(tmp_path / "a.dump"), BROKER_DATABASE_URL=database)
+    assert result.err.endswith(" kB, from the database of BROKER_DATABASE_URL.\n")
     before = await rows(database)
     assert len(before["tasks"]) == 3
-    told = await restore(tmp_path / "a.dump", empty)
-    assert told.status == 0, told.err
-    assert f"is at version {schema_version.required_version()}" in told.err
+    result = await restore(tmp_path / "a.dump", empty)
+    assert result.status == 0, result.err
+    assert f"Its schema has version {schema_version.required_version()}" in result.err
     assert await rows(empty) == before
-    # Without that, PostgreSQL plans as for empty tables.
+    # Without statistics, PostgreSQL would plan as for empty tables.
     connection = await asyncpg.connect(libpq_url(empty))
     assert await connection.fetchval("select reltuples from pg_class where relname = 'tasks'") == 3
     await connection.close()
 
 
-async def test_only_its_owner_may_read_a_backup_and_it_is_overwritten_only_if_that_is_wanted(
-    dump: Path, database: str
-) -> None:
+async def test_backup_is_private_and_overwritten_only_with_the_option(dump: Path, database: str) -> None:
     assert mode(dump) == 0o600
     put(dump, b"precious")
-    told = await run("", "backup", str(dump), BROKER_DATABASE_URL=database)
-    assert told == (1, "", f"Error: {dump} is there already; --overwrite replaces it.\n")
+    result = await run("", "backup", str(dump), BROKER_DATABASE_URL=database)
+    assert result == (1, "", f"Error: {dump} already exists. Use --overwrite to replace it.\n")
     assert content(dump) == b"precious"
-    told = await run("", "backup", str(dump), "--overwrite", BROKER_DATABASE_URL=database)
-    assert told.status == 0
+    result = await run("", "backup", str(dump), "--overwrite", BROKER_DATABASE_URL=database)
+    assert result.status == 0
     assert content(dump).startswith(b"PGDMP")
     assert mode(dump) == 0o600
     assert names_in(dump.parent) == ["broker.dump"]
 
 
-async def test_a_database_that_holds_anything_is_never_touched(dump: Path, empty: str) -> None:
+async def test_restore_refuses_a_database_that_is_not_empty(dump: Path, empty: str) -> None:
     connection = await asyncpg.connect(libpq_url(empty))
     await connection.execute("create schema mine; create table mine.measured as select 17 as value")
-    told = await restore(dump, empty)
-    assert told.status == 1
-    assert "The database of BROKER_DATABASE_URL is not empty (mine.measured is there)" in told.err
-    assert "Set BROKER_DATABASE_URL to one that is new" in told.err
+    result = await restore(dump, empty)
+    assert result.status == 1
+    assert "The database of BROKER_DATABASE_URL is not empty (it contains mine.measured)" in result.err
+    assert "Set BROKER_DATABASE_URL to a new database" in result.err
     assert await connection.fetchval("select value from mine.measured") == 17
     await connection.close()
     assert await rows(empty) == {}
@@ -151,41 +149,39 @@ async def test_a_database_that_holds_anything_is_never_touched(dump: Path, empty
         "create domain mine as integer",
     ],
 )
-async def test_nor_is_one_with_a_function_or_a_type_alone(empty: str, made: str) -> None:
+async def test_database_with_only_a_function_or_a_type_is_not_empty(empty: str, made: str) -> None:
     await run_sql(empty, made)
     async with open_store(empty) as store:
         assert await store.run(schema_version.first_object) == "public.mine"
 
 
-async def test_what_a_backup_that_was_killed_had_written_is_removed_by_the_next(
-    dump: Path, database: str
-) -> None:
-    def left_by_one_that_was_killed() -> Path:
+async def test_next_backup_removes_the_partial_file_of_a_killed_one(dump: Path, database: str) -> None:
+    def partial_file() -> Path:
         left = dump.with_name(f".{dump.name}.{uuid4().hex}.partial")
         left.write_bytes(b"half")
         os.utime(left, (0, 0))
         return left
 
-    left_by_one_that_was_killed()
-    at_work, just_begun, pipe = (left_by_one_that_was_killed() for _ in range(3))
+    partial_file()
+    at_work, just_begun, pipe = (partial_file() for _ in range(3))
     os.utime(just_begun)
     pipe.unlink()
     os.mkfifo(pipe)
     with at_work.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        told = await run("", "backup", str(dump), "--overwrite", BROKER_DATABASE_URL=database)
-    assert told.status == 0, told.err
+        result = await run("", "backup", str(dump), "--overwrite", BROKER_DATABASE_URL=database)
+    assert result.status == 0, result.err
     assert set(names_in(dump.parent)) == {at_work.name, just_begun.name, pipe.name, dump.name}
 
 
-async def test_a_cursor_is_expired_when_a_database_is_restored_under_its_old_name(
+async def test_cursor_expires_when_a_database_is_restored_under_its_old_name(
     postgres: str, template: str, tmp_path: Path
 ) -> None:
     async with temporary_database(postgres, template) as url:
         async with open_store(url) as store:
             cursor = (await store.run(candidates.candidates, cursor=None, limit=10)).cursor
-        told = await run("", "backup", str(tmp_path / "a"), BROKER_DATABASE_URL=url)
-        assert told.status == 0, told.err
+        result = await run("", "backup", str(tmp_path / "a"), BROKER_DATABASE_URL=url)
+        assert result.status == 0, result.err
         name = make_url(url).database
         await run_sql(postgres, f"drop database {name}", f"create database {name}")
         assert (await restore(tmp_path / "a", url)).status == 0
@@ -194,65 +190,63 @@ async def test_a_cursor_is_expired_when_a_database_is_restored_under_its_old_nam
                 await store.run(candidates.candidates, cursor=cursor, limit=10)
 
 
-async def test_a_damaged_backup_is_refused_and_leaves_the_database_empty(dump: Path, empty: str) -> None:
+async def test_damaged_backup_is_refused_and_leaves_the_database_empty(dump: Path, empty: str) -> None:
     whole = content(dump)
     for part in (whole[:3], whole[:300], whole[: len(whole) // 2], whole[:-1]):
         put(dump, part)
-        told = await restore(dump, empty)
-        assert told.status == 1, len(part)
-        assert told.err.startswith(("Error: This is no file", "Error: The dump cannot be read"))
+        result = await restore(dump, empty)
+        assert result.status == 1, len(part)
+        assert result.err.startswith(("Error: This is not a file from", "Error: Cannot read the dump"))
         assert await rows(empty) == {}
     put(dump, whole)
     assert (await restore(dump, empty)).status == 0
 
 
-async def test_what_is_no_backup_is_refused(empty: str, tmp_path: Path) -> None:
+async def test_file_that_is_not_a_backup_is_refused(empty: str, tmp_path: Path) -> None:
     put(tmp_path / "text", b"select 1;")
-    told = await restore(tmp_path / "text", empty)
-    assert told.err == (
-        "Error: This is no file that `broker backup` or `pg_dump --format=custom` has written.\n"
-    )
-    told = await restore(tmp_path / "missing", empty)
-    assert told.status == 2
-    assert "does not exist" in told.err
+    result = await restore(tmp_path / "text", empty)
+    assert result.err == ("Error: This is not a file from `broker backup` or `pg_dump --format=custom`.\n")
+    result = await restore(tmp_path / "missing", empty)
+    assert result.status == 2
+    assert "does not exist" in result.err
 
 
-async def test_what_cannot_be_read_in_is_told_in_postgresqls_words_and_leaves_nothing(
+async def test_failed_restore_shows_the_error_of_postgresql_and_leaves_nothing(
     dump: Path, empty: str
 ) -> None:
     connection = await asyncpg.connect(libpq_url(empty))
     await connection.execute("drop schema public")
     await connection.close()
-    told = await restore(dump, empty)
-    assert told.status == 1
-    assert told.err.startswith("Error: The dump cannot be read in, and the database is as it was")
-    assert 'schema "public" does not exist' in told.err
+    result = await restore(dump, empty)
+    assert result.status == 1
+    assert result.err.startswith("Error: Cannot restore the dump, and the database is unchanged")
+    assert 'schema "public" does not exist' in result.err
     connection = await asyncpg.connect(libpq_url(empty))
     assert await connection.fetchval("select count(*) from pg_namespace where nspname !~ '^(pg_|info)'") == 0
     await connection.close()
 
 
-async def test_the_backup_of_an_older_version_and_another_month_is_brought_up_to_date(
+async def test_backup_of_an_older_version_is_upgraded_by_the_restore(
     postgres: str, template: str, empty: str, tmp_path: Path
 ) -> None:
     async with temporary_database(postgres, template) as old:
         months = [name for name in await rows(old) if name.startswith("work_archive_2")]
-        # As it is when there is not yet a partition for any of them.
+        # The backup is from a time before these partitions existed.
         await run_sql(old, *(f"drop table {name}" for name in months))
-        told = await run("", "backup", str(tmp_path / "old.dump"), BROKER_DATABASE_URL=old)
-        assert told.status == 0, told.err
+        result = await run("", "backup", str(tmp_path / "old.dump"), BROKER_DATABASE_URL=old)
+        assert result.status == 0, result.err
     copy_sources(tmp_path, "src", "migrations")
     newest = add_migration(tmp_path, "alter table tasks add column made_up text")
     later = {"BROKER_DATABASE_URL": empty, "PYTHONPATH": str(tmp_path / "src")}
-    told = await run("", "restore", str(tmp_path / "old.dump"), **later)
-    assert told.status == 0, told.err
+    result = await run("", "restore", str(tmp_path / "old.dump"), **later)
+    assert result.status == 0, result.err
     restored = await rows(empty)
     assert restored["alembic_version"] == [f"({newest})"]
     assert months
     assert set(months) < restored.keys()
 
 
-async def test_the_backup_of_a_newer_version_is_refused(
+async def test_backup_of_a_newer_version_is_refused(
     postgres: str, template: str, empty: str, tmp_path: Path
 ) -> None:
     async with temporary_database(postgres, template) as new:
@@ -260,35 +254,36 @@ async def test_the_backup_of_a_newer_version_is_refused(
         await connection.execute("update alembic_version set version_num = '9999'")
         await connection.close()
         assert (await run("", "backup", str(tmp_path / "new"), BROKER_DATABASE_URL=new)).status == 0
-    told = await restore(tmp_path / "new", empty)
-    assert told.status == 1
-    assert "its schema is at version 9999, and this one knows those up to" in told.err
+    result = await restore(tmp_path / "new", empty)
+    assert result.status == 1
+    assert "its schema has version 9999, and this broker knows versions up to" in result.err
     assert await rows(empty) == {}
 
 
-async def test_where_nothing_is_there_is_nothing_to_back_up(empty: str, tmp_path: Path) -> None:
-    told = await run("", "backup", str(tmp_path / "a"), BROKER_DATABASE_URL=empty)
-    assert told == (1, "", "Error: There is nothing in the database of BROKER_DATABASE_URL yet.\n")
-    told = await run("", "backup", str(tmp_path / "a"), BROKER_DATA_DIR=str(tmp_path / "data"))
-    assert told.status == 1
-    assert f"There is no embedded database in {tmp_path / 'data'} yet" in told.err
+async def test_backup_of_an_empty_database_is_an_error(empty: str, tmp_path: Path) -> None:
+    result = await run("", "backup", str(tmp_path / "a"), BROKER_DATABASE_URL=empty)
+    error = "Error: There is nothing to back up: the database of BROKER_DATABASE_URL is empty.\n"
+    assert result == (1, "", error)
+    result = await run("", "backup", str(tmp_path / "a"), BROKER_DATA_DIR=str(tmp_path / "data"))
+    assert result.status == 1
+    assert f"There is no embedded database in {tmp_path / 'data'} yet" in result.err
     assert names_in(tmp_path) == []
 
 
-async def test_a_database_that_is_away_is_told(dump: Path) -> None:
+async def test_unreachable_database_is_reported_without_its_password(dump: Path) -> None:
     away = "postgresql://nobody:secret@127.0.0.1:9/none"
     for command in (["backup", str(dump), "--overwrite"], ["restore", str(dump)]):
-        told = await run("", *command, BROKER_DATABASE_URL=away)
-        assert told.status == 1
-        assert told.err.startswith("Error: The database does not answer: ")
-        assert "secret" not in told.err
+        result = await run("", *command, BROKER_DATABASE_URL=away)
+        assert result.status == 1
+        assert result.err.startswith("Error: The database does not respond: ")
+        assert "secret" not in result.err
 
 
-async def test_a_disk_that_fills_up_leaves_no_file_and_is_an_error(
+async def test_backup_on_a_full_disk_fails_and_leaves_no_file(
     http: httpx.AsyncClient, database: str, tmp_path: Path
 ) -> None:
     await add_task(http, payload=os.urandom(500_000).hex())
-    # A file can grow to 64 kB, and no further.
+    # No file can grow beyond 64 kB.
     command = f"ulimit -f 64; exec {shlex.quote(sys.executable)} -m broker.cli backup {tmp_path / 'a.dump'}"
     process = await asyncio.create_subprocess_exec(
         *("bash", "-c", command), env=clean_environment(BROKER_DATABASE_URL=database), stderr=subprocess.PIPE
@@ -296,13 +291,13 @@ async def test_a_disk_that_fills_up_leaves_no_file_and_is_an_error(
     async with asyncio.timeout(30):
         _, err = await process.communicate()
     assert process.returncode == 1
-    assert err.startswith(b"Error: The dump cannot be written: ")
+    assert err.startswith(b"Error: Cannot write the dump: ")
     assert names_in(tmp_path) == []
 
 
 @pytest.fixture
 def ctrl_c(request: pytest.FixtureRequest) -> Iterator[None]:
-    """What Ctrl-C does to commands that are begun now; what a script starts with `&` ignores it."""
+    """Set the handler of Ctrl-C that commands inherit. Commands that a script starts with `&` ignore it."""
     before = signal.signal(signal.SIGINT, request.param)
     yield
     signal.signal(signal.SIGINT, before)
@@ -318,20 +313,20 @@ def ctrl_c(request: pytest.FixtureRequest) -> Iterator[None]:
     ],
     indirect=["ctrl_c"],
 )
-async def test_told_to_stop_it_leaves_nothing_behind(
+async def test_stopped_backup_leaves_no_file(
     database: str, sql: asyncpg.Connection, tmp_path: Path, number: signal.Signals
 ) -> None:
-    # Within a transaction these views stay as they were when they were first looked at.
-    there = (
+    # In a transaction, these views do not change after their first use unless the snapshot is cleared.
+    running_count = (
         "select count(*), pg_stat_clear_snapshot() from pg_stat_activity where application_name = 'pg_dump'"
     )
     async with sql.transaction():
-        # So that it has to wait.
+        # The backup waits for this lock.
         await sql.execute("lock table keys in access exclusive mode")
         environment = {"BROKER_DATABASE_URL": database}
         async with running("", "backup", str(tmp_path / "a.dump"), **environment) as process:
             async with asyncio.timeout(20):
-                while not await sql.fetchval(f"{there} and wait_event_type = 'Lock'"):
+                while not await sql.fetchval(f"{running_count} and wait_event_type = 'Lock'"):
                     await asyncio.sleep(0.02)
                 process.send_signal(number)
                 _, err = await process.communicate()
@@ -339,25 +334,25 @@ async def test_told_to_stop_it_leaves_nothing_behind(
     assert b"Traceback" not in err
     assert names_in(tmp_path) == []
     async with asyncio.timeout(20):
-        while await sql.fetchval(there):
+        while await sql.fetchval(running_count):
             await asyncio.sleep(0.02)
 
 
 @pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("ctrl_c", [signal.default_int_handler, signal.SIG_IGN], indirect=True)
-async def test_a_restore_that_is_told_to_stop_leaves_the_database_empty(
+async def test_stopped_restore_leaves_the_database_empty(
     dump: Path, empty: str, sql: asyncpg.Connection
 ) -> None:
-    there = "select count(*) from pg_stat_activity where application_name = 'psql' and datname = $1"
+    running_count = "select count(*) from pg_stat_activity where application_name = 'psql' and datname = $1"
     name = make_url(empty).database
     connection = await asyncpg.connect(libpq_url(empty))
     transaction = connection.transaction()
     await transaction.start()
-    # So that it has to wait, having made some of its tables.
+    # The restore waits for this lock after it has created some tables.
     await connection.execute("create table work_reports (id int)")
     async with running("", "restore", str(dump), BROKER_DATABASE_URL=empty) as process:
         async with asyncio.timeout(20):
-            while not await sql.fetchval(f"{there} and wait_event_type = 'Lock'", name):
+            while not await sql.fetchval(f"{running_count} and wait_event_type = 'Lock'", name):
                 await asyncio.sleep(0.02)
             process.send_signal(signal.SIGTERM)
             _, err = await process.communicate()
@@ -365,13 +360,13 @@ async def test_a_restore_that_is_told_to_stop_leaves_the_database_empty(
     await transaction.rollback()
     await connection.close()
     async with asyncio.timeout(20):
-        while await sql.fetchval(there, name):
+        while await sql.fetchval(running_count, name):
             await asyncio.sleep(0.02)
     assert await rows(empty) == {}
 
 
 @pytest.mark.parametrize(
-    ("url", "told", "password"),
+    ("url", "expected", "password"),
     [
         ("postgresql+asyncpg://me:a%2Fb@db/x", "postgresql://me@db/x", "a/b"),
         ("postgres://me:p:q@a:1,b:2/x?sslmode=require", "postgresql://me@a:1,b:2/x?sslmode=require", "p:q"),
@@ -379,13 +374,13 @@ async def test_a_restore_that_is_told_to_stop_leaves_the_database_empty(
         ("postgresql://me@/x?host=/a%20b&port=5", "postgresql://me@/x?host=%2Fa%20b&port=5", None),
     ],
 )
-async def test_no_password_is_on_a_command_line(url: str, told: str, password: str | None) -> None:
+async def test_password_is_never_on_a_command_line(url: str, expected: str, password: str | None) -> None:
     target = DatabaseTarget.of(url, own=True)
-    assert target.url == told
+    assert target.url == expected
     assert target.environment.get("PGPASSWORD") == password
 
 
-async def test_what_the_environment_says_of_another_database_is_not_meant_for_the_embedded_one(
+async def test_pg_variables_do_not_apply_to_the_embedded_database(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("PGPASSFILE", "PGOPTIONS", "BROKER_KEY"):
@@ -401,20 +396,20 @@ def make_embedded_database(folder: Path) -> None:
         pass
 
 
-async def test_the_embedded_database_is_backed_up_as_it_is_and_restored_into_a_new_folder() -> None:
+async def test_embedded_database_is_backed_up_and_restored_into_a_new_folder() -> None:
     with temporary_folder() as folder:
-        there, restored = ({"BROKER_DATA_DIR": str(folder / name)} for name in ("there", "restored"))
-        await asyncio.to_thread(make_embedded_database, folder / "there")
-        made = await run("", "keys", "create", "--role", "admin", "--name", "me", **there)
-        assert made.status == 0, made.err
+        source, restored = ({"BROKER_DATA_DIR": str(folder / name)} for name in ("source", "restored"))
+        await asyncio.to_thread(make_embedded_database, folder / "source")
+        created = await run("", "keys", "create", "--role", "admin", "--name", "me", **source)
+        assert created.status == 0, created.err
         file = str(folder / "broker.dump")
-        assert (await run("", "backup", file, **there)).status == 0
-        told = await run("", "restore", file, **restored)
-        assert told.status == 0, told.err
+        assert (await run("", "backup", file, **source)).status == 0
+        result = await run("", "restore", file, **restored)
+        assert result.status == 0, result.err
         assert "me    admin" in (await run("", "keys", "list", **restored)).out
 
 
-async def test_the_recipe_for_postgresqls_own_programs_does_the_same(
+async def test_documented_commands_of_postgresql_restore_the_same_rows(
     http: httpx.AsyncClient, postgres: str, database: str, sql: asyncpg.Connection, empty: str, tmp_path: Path
 ) -> None:
     await add_task(http)
@@ -422,7 +417,7 @@ async def test_the_recipe_for_postgresqls_own_programs_does_the_same(
         block.code for block in markdown.blocks(PAGE) if block.directive == "file: dump-and-restore.sh"
     ]
     put(tmp_path / "recipe", recipe.encode())
-    # Those that come with the broker, which are too new for a server that is old.
+    # The bundled programs are too new for an old server.
     programs = [str(Path(sys.executable).parent)]
     if await sql.fetchval("select current_setting('server_version_num')::int") >= 170_000:
         programs.append(str(Programs.find(Account(), tmp_path).folder))

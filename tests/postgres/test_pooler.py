@@ -1,6 +1,6 @@
-"""Through PgBouncer in transaction mode, with fewer connections than the broker has, all goes as without it.
+"""The broker works through PgBouncer in transaction mode, with fewer connections than the broker has.
 
-`make test-pooler` runs all tests of the HTTP interface so.
+`make test-pooler` runs all tests of the HTTP interface in this way.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ async def broker(pooler: Pooler, database: str) -> AsyncIterator[Running]:
         yield running
 
 
-async def a_life(http: httpx.AsyncClient, name: str) -> None:
+async def run_life_cycle(http: httpx.AsyncClient, name: str) -> None:
     await add_tool(http, name)
     await add_task(http, name)
     work = await assign(http, name, name)
@@ -59,27 +59,27 @@ async def a_life(http: httpx.AsyncClient, name: str) -> None:
     assert (record["result"], len(record["reports"])) == (name, 1)
 
 
-async def test_many_lives_at_once(broker: Running) -> None:
-    await asyncio.gather(*(a_life(broker.client, f"n{number}") for number in range(60)))
+async def test_many_life_cycles_at_once_work_through_the_pooler(broker: Running) -> None:
+    await asyncio.gather(*(run_life_cycle(broker.client, f"n{number}") for number in range(60)))
     assert len((await get(broker.client, "/v1/archive"))["items"]) == 60
 
 
-async def test_who_waits_is_woken_by_what_is_heard_past_it(broker: Running) -> None:
+async def test_notification_past_the_pooler_ends_a_long_poll(broker: Running) -> None:
     http = broker.client
     await add_tool(http)
     await add_task(http)
-    parked = await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=30")
+    poll = await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=30")
     await assign(http)
-    assert (await finish_long_poll(parked))["items"]
+    assert (await finish_long_poll(poll))["items"]
 
 
-async def test_settings_are_those_of_each_transaction_and_stay_with_nobody(
+async def test_settings_apply_to_each_transaction_and_not_to_other_clients(
     pooler: Pooler, broker: Running
 ) -> None:
     store = broker.server.service.store
     for run in (store.read, store.run):
-        told = await run(lambda connection: connection.exec_driver_sql("show enable_seqscan").scalar_one())
-        assert told == "off"
+        value = await run(lambda connection: connection.exec_driver_sql("show enable_seqscan").scalar_one())
+        assert value == "off"
     database = pooler.pooled_url(str(broker.server.service.settings.listen_url))
     others = await asyncpg.connect(libpq_url(database), statement_cache_size=0)
     try:
@@ -89,7 +89,7 @@ async def test_settings_are_those_of_each_transaction_and_stay_with_nobody(
         await others.close()
 
 
-async def test_a_connection_that_is_lost_before_a_statement_is_told_as_any_other(broker: Running) -> None:
+async def test_connection_lost_before_a_statement_is_unavailable(broker: Running) -> None:
     def lose(connection: Connection) -> None:
         connection.connection.driver_connection.terminate()  # type: ignore[union-attr]
         connection.exec_driver_sql("select 1")
@@ -101,24 +101,22 @@ async def test_a_connection_that_is_lost_before_a_statement_is_told_as_any_other
         assert await run(lambda connection: connection.exec_driver_sql("select 1").scalar_one()) == 1
 
 
-async def test_without_a_way_past_it_that_is_said(
+async def test_warning_without_a_direct_url_names_the_setting(
     pooler: Pooler, database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     through = pooler.pooled_url(database)
     async with running_broker(Settings(database_url=through, listen_url=through)):
-        assert "set BROKER_LISTEN_URL to the database itself" in capsys.readouterr().out
+        assert "set BROKER_LISTEN_URL to PostgreSQL itself" in capsys.readouterr().out
 
 
-async def test_serve_says_what_to_do_where_it_is_told_of_a_pooler_alone(
-    pooler: Pooler, database: str
-) -> None:
+async def test_serve_behind_a_pooler_alone_names_the_setting(pooler: Pooler, database: str) -> None:
     with serving(BROKER_DATABASE_URL=pooler.pooled_url(database)) as (process, _):
         assert await asyncio.to_thread(process.wait, 30) == 1
         assert process.stderr is not None
-        assert b"Is it a pooler? Then set BROKER_LISTEN_URL" in process.stderr.read()
+        assert b"If this is a pooler, set BROKER_LISTEN_URL" in process.stderr.read()
 
 
-async def test_when_the_database_has_ended_all_connections_it_goes_on(
+async def test_broker_recovers_after_the_database_closed_all_connections(
     broker: Running, sql: asyncpg.Connection
 ) -> None:
     http = broker.client

@@ -1,4 +1,4 @@
-"""What a restore means to those who use the broker: a service that was backed up at work begins anew."""
+"""The effects of a restore on the users of a broker that was backed up during work."""
 
 import asyncio
 import contextlib
@@ -42,14 +42,14 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 class Restored(NamedTuple):
-    """A service that has begun from a backup, and what its users know from before.
+    """A service that was restored from a backup, with the knowledge of its users from before.
 
     Args:
-        http: The service, with an admin's key.
-        folder: Where the backup is, `broker.dump`, and the data, `here`.
-        keys: The keys, by their names; `later` was made after the backup.
-        tokens: The tools' own; the one of `later` was made after the backup, too.
-        known: What was answered before.
+        http: A client of the service, with a key of an admin.
+        folder: The folder with the backup, `broker.dump`, and the data, `here`.
+        keys: The keys by their names. `later` was created after the backup.
+        tokens: The tokens of the tools. That of `later` was also created after the backup.
+        known: Ids, cursors and records from before the backup.
     """
 
     http: httpx.AsyncClient
@@ -62,19 +62,19 @@ class Restored(NamedTuple):
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def restored() -> AsyncIterator[Restored]:
     with temporary_folder() as folder:
-        there = {"BROKER_DATA_DIR": str(folder / "there")}
+        source = {"BROKER_DATA_DIR": str(folder / "there")}
         with EmbeddedPostgres(folder / "there") as postgres:
             await migration.migrate(postgres.url())
             async with open_store(postgres.url()) as store:
                 keys = {role: await make_key(store, role, role) for role in ROLES}
                 keys["revoked"] = await make_key(store, "revoked", "operator")
-        with serving(**there) as (process, url):
+        with serving(**source) as (process, url):
             await wait_until_ready(url)
-            async with a_client(url, keys["admin"]) as http:
-                tokens, known = await lived(http, keys)
-                load = asyncio.create_task(submits_and_ends(http))
-                told = await run("", "backup", str(folder / "broker.dump"), **there)
-                assert told.status == 0, told.err
+            async with client_of(url, keys["admin"]) as http:
+                tokens, known = await create_state(http, keys)
+                load = asyncio.create_task(put_load(http))
+                result = await run("", "backup", str(folder / "broker.dump"), **source)
+                assert result.status == 0, result.err
                 load.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await load
@@ -82,25 +82,27 @@ async def restored() -> AsyncIterator[Restored]:
                     keys["later"] = await make_key(store, "later", "operator")
                     assert await store.run(revoke, "revoked")
                 tokens["later"] = (await add_tool(http, "later"))["token"]
-                await lived_on(http, known)
+                await change_state(http, known)
             process.terminate()
             await asyncio.to_thread(process.wait, 30)
         here = {"BROKER_DATA_DIR": str(folder / "here")}
-        told = await run("", "restore", str(folder / "broker.dump"), **here)
-        assert told.status == 0, told.err
-        await time_passes(folder / "here")
+        result = await run("", "restore", str(folder / "broker.dump"), **here)
+        assert result.status == 0, result.err
+        await let_time_pass(folder / "here")
         with serving(**here) as (_, url):
             await wait_until_ready(url)
-            async with a_client(url, keys["admin"]) as http:
+            async with client_of(url, keys["admin"]) as http:
                 yield Restored(http, folder, keys, tokens, known)
 
 
-def a_client(url: str, key: str) -> httpx.AsyncClient:
+def client_of(url: str, key: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=url, headers=bearer(key), timeout=30)
 
 
-async def lived(http: httpx.AsyncClient, keys: dict[str, str]) -> tuple[dict[str, str], dict[str, Any]]:
-    """Before the backup: a task in each state."""
+async def create_state(
+    http: httpx.AsyncClient, keys: dict[str, str]
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Create a task in each state before the backup."""
     http.headers["Authorization"] = f"Bearer {keys['tool']}"
     tokens = {
         "t": (await add_tool(http, "t", capacity=100, lease_seconds=60))["token"],
@@ -125,8 +127,8 @@ async def lived(http: httpx.AsyncClient, keys: dict[str, str]) -> tuple[dict[str
     return tokens, known
 
 
-async def submits_and_ends(http: httpx.AsyncClient) -> None:
-    """A small load."""
+async def put_load(http: httpx.AsyncClient) -> None:
+    """Submit and complete tasks until cancelled."""
     for number in range(100_000):
         task = f"load-{number}"
         await add_task(http, task)
@@ -135,16 +137,16 @@ async def submits_and_ends(http: httpx.AsyncClient) -> None:
             await complete_work(http, work)
 
 
-async def lived_on(http: httpx.AsyncClient, known: dict[str, Any]) -> None:
-    """After the backup."""
-    await complete_work(http, known["running"], result="of before")
+async def change_state(http: httpx.AsyncClient, known: dict[str, Any]) -> None:
+    """Change tasks after the backup."""
+    await complete_work(http, known["running"], result="before")
     assert (await http.post(f"/v1/work/{known['assigned']}/start")).status_code == 200
     await add_task(http, "later")
     known["record"] = await get(http, f"/v1/archive/{known['ended']}")
 
 
-async def time_passes(data_dir: Path) -> None:
-    """A day between the backup and its restore; and the tool that will not be heard has a short lease."""
+async def let_time_pass(data_dir: Path) -> None:
+    """Move all leases a day into the past, and give the silent tool a short lease."""
     with EmbeddedPostgres(data_dir) as postgres:
         connection = await asyncpg.connect(libpq_url(postgres.url()))
         for statement in (
@@ -156,7 +158,7 @@ async def time_passes(data_dir: Path) -> None:
         await connection.close()
 
 
-async def test_nothing_of_what_was_committed_is_missing(restored: Restored) -> None:
+async def test_restored_broker_has_all_committed_tasks(restored: Restored) -> None:
     states = {task: (await get(restored.http, f"/v1/tasks/{task}"))["state"] for task in STATES}
     assert states == STATES
     assert await get(restored.http, f"/v1/archive/{restored.known['ended']}") == restored.known["record"]
@@ -172,40 +174,42 @@ STATES = {
 }
 
 
-async def test_what_a_load_had_done_is_there_to_the_same_moment(restored: Restored) -> None:
-    """Tasks come one after the other, so those that are missing are the last ones."""
+async def test_backup_during_load_is_consistent(restored: Restored) -> None:
+    """Tasks are submitted one by one, so only the last ones may be missing."""
     listed = flatten(await get_pages(restored.http, "/v1/tasks")) + [
         {"id": record["task_id"]} for record in flatten(await get_pages(restored.http, "/v1/archive"))
     ]
-    found = {id_ for id_ in ids(listed) if id_.startswith("load-")}
-    assert found == {f"load-{number}" for number in range(len(found))}
+    load_ids = {id_ for id_ in ids(listed) if id_.startswith("load-")}
+    assert load_ids == {f"load-{number}" for number in range(len(load_ids))}
 
 
-async def test_a_cursor_of_before_is_expired_and_a_new_one_does_not_spin(restored: Restored) -> None:
+async def test_old_cursor_is_expired_and_a_new_one_does_not_repeat_tasks(restored: Restored) -> None:
     key = bearer(restored.keys["assigner"])
     for cursor in restored.known["cursors"]:
-        answer = await restored.http.get("/v1/candidates", params={"cursor": cursor, "wait": 30}, headers=key)
-        assert_problem(answer, 410, "cursor_expired")
-    told: list[Json] = []
-    found: Json = {"more": True, "cursor": None}
-    while found["more"]:
-        query = {"cursor": found["cursor"]} if found["cursor"] else {}
-        found = await get(restored.http, "/v1/candidates", **query)
-        told += found["tasks"]
-    assert "waits" in ids(told)
+        response = await restored.http.get(
+            "/v1/candidates", params={"cursor": cursor, "wait": 30}, headers=key
+        )
+        assert_problem(response, 410, "cursor_expired")
+    tasks: list[Json] = []
+    page: Json = {"more": True, "cursor": None}
+    while page["more"]:
+        query = {"cursor": page["cursor"]} if page["cursor"] else {}
+        page = await get(restored.http, "/v1/candidates", **query)
+        tasks += page["tasks"]
+    assert "waits" in ids(tasks)
     await add_task(restored.http, "new", priority=-5)
-    found = await get(restored.http, "/v1/candidates", cursor=found["cursor"])
-    assert "new" in ids(found["tasks"])
-    assert "waits" not in ids(found["tasks"])
+    page = await get(restored.http, "/v1/candidates", cursor=page["cursor"])
+    assert "new" in ids(page["tasks"])
+    assert "waits" not in ids(page["tasks"])
 
 
-async def test_a_list_goes_on_where_it_was(restored: Restored) -> None:
+async def test_list_continues_at_a_page_from_before_the_backup(restored: Restored) -> None:
     rest = flatten(await get_pages(restored.http, "/v1/tasks", after=restored.known["after"]))
-    everything = flatten(await get_pages(restored.http, "/v1/tasks"))
-    assert 0 < len(rest) < len(everything)
+    all_tasks = flatten(await get_pages(restored.http, "/v1/tasks"))
+    assert 0 < len(rest) < len(all_tasks)
 
 
-async def test_keys_and_tokens_of_the_backups_time_are_good_and_later_ones_are_not(
+async def test_keys_and_tokens_from_before_the_backup_work_and_later_ones_do_not(
     restored: Restored,
 ) -> None:
     async def status(key: str, path: str = "/v1/tools/t") -> int:
@@ -213,67 +217,69 @@ async def test_keys_and_tokens_of_the_backups_time_are_good_and_later_ones_are_n
 
     for name in ("tool", "assigner", "operator", "admin"):
         assert await status(restored.keys[name]) == 200
-    assert await status(restored.keys["submitter"], "/v1/tasks/waits") == 403, "admin's task, by its name"
+    assert await status(restored.keys["submitter"], "/v1/tasks/waits") == 403, (
+        "this task belongs to the admin"
+    )
     assert await status(restored.tokens["t"]) == 200
-    # It was revoked after the backup, and the backup does not know.
+    # This key was revoked after the backup.
     assert await status(restored.keys["revoked"]) == 200
     assert await status(restored.keys["later"]) == 401
     assert await status(restored.tokens["later"], "/v1/tools/later") == 401
 
 
-async def test_a_task_that_was_submitted_after_the_backup_can_be_submitted_again(restored: Restored) -> None:
+async def test_task_submitted_after_the_backup_can_be_submitted_again(restored: Restored) -> None:
     for task, status in (("later", 201), ("later", 200), ("ended", 200), ("waits", 200)):
-        answer = await restored.http.post("/v1/tasks", json={"id": task, "needs": {}})
-        assert answer.status_code == status
+        response = await restored.http.post("/v1/tasks", json={"id": task, "needs": {}})
+        assert response.status_code == status
 
 
 async def test_work_that_ended_after_the_backup_can_end_again(restored: Restored) -> None:
     work, token = restored.known["running"], bearer(restored.tokens["t"])
     assert (await get(restored.http, f"/v1/work/{work}"))["state"] == "running"
-    answer = await restored.http.post(
+    response = await restored.http.post(
         f"/v1/work/{work}/complete", json={"outcome": "succeeded", "result": "again"}, headers=token
     )
-    assert answer.status_code == 200
+    assert response.status_code == 200
     assert (await get(restored.http, "/v1/tasks/running"))["result"] == "again"
 
 
-async def test_leases_that_ran_out_long_ago_begin_anew_so_that_tools_are_heard(restored: Restored) -> None:
-    found = await get(restored.http, "/v1/tools/t")
-    assert found["state"] != "offline"
+async def test_expired_leases_are_renewed_after_a_restore(restored: Restored) -> None:
+    tool = await get(restored.http, "/v1/tools/t")
+    assert tool["state"] != "offline"
     token = bearer(restored.tokens["t"])
     assert (await restored.http.post("/v1/tools/t/heartbeat", headers=token)).status_code == 200
-    answer = await restored.http.post(f"/v1/work/{restored.known['assigned']}/start", headers=token)
-    assert (answer.status_code, answer.json()["state"]) == (200, "running")
+    response = await restored.http.post(f"/v1/work/{restored.known['assigned']}/start", headers=token)
+    assert (response.status_code, response.json()["state"]) == (200, "running")
 
 
-async def test_a_tool_that_is_not_heard_of_again_loses_its_work_to_others(restored: Restored) -> None:
+async def test_tool_that_stays_silent_after_a_restore_loses_its_work(restored: Restored) -> None:
     await wait_for_state(restored.http, "/v1/tools/silent", "offline")
-    found = await wait_for_state(restored.http, "/v1/tasks/orphan", "available")
-    assert found["attempt"] == 1
+    task = await wait_for_state(restored.http, "/v1/tasks/orphan", "available")
+    assert task["attempt"] == 1
     late = await complete(restored.http, restored.known["orphan"])
     assert_problem(late, 409, "work_ended")
 
 
-async def test_who_watched_before_is_told_to_read_everything_anew(restored: Restored) -> None:
+async def test_subscriber_from_before_the_backup_gets_resync(restored: Restored) -> None:
     async with subscribe(restored.http, after=restored.known["event"]) as watcher:
         assert (await watcher.next()).name == "resync"
 
 
-async def test_nothing_is_read_into_the_database_of_a_service_that_runs(restored: Restored) -> None:
+async def test_restore_refuses_the_database_of_a_running_service(restored: Restored) -> None:
     here = {"BROKER_DATA_DIR": str(restored.folder / "here")}
-    told = await run("", "restore", str(restored.folder / "broker.dump"), **here)
-    assert told.status == 1
-    assert "is in use, and a restore never touches data. Set BROKER_DATA_DIR to a folder that is" in told.err
+    result = await run("", "restore", str(restored.folder / "broker.dump"), **here)
+    assert result.status == 1
+    assert "is in use, and a restore needs an empty database. Set BROKER_DATA_DIR to a folder" in result.err
 
 
-async def test_a_tool_that_is_started_again_gives_back_what_it_had_already_done(restored: Restored) -> None:
+async def test_restarted_tool_loses_work_from_before_the_restore(restored: Restored) -> None:
     token = bearer(restored.tokens["t"])
     assert (await restored.http.post("/v1/tools/t/heartbeat", headers=token)).status_code == 200
     assert (await get(restored.http, "/v1/tasks/running-2"))["state"] == "running"
-    answer = await restored.http.post(
+    response = await restored.http.post(
         "/v1/tools", json={"id": "t", "skills": {}}, headers=bearer(restored.keys["tool"])
     )
-    assert answer.status_code == 200
+    assert response.status_code == 200
     assert (await get(restored.http, "/v1/tasks/running-2"))["state"] == "available"
     [record] = (await get(restored.http, "/v1/archive", task_id="running-2"))["items"]
     assert record["outcome"] == "lost"

@@ -1,4 +1,4 @@
-"""The parts that any program as a tool is made of: lines, reports, results, commands, folders."""
+"""The parts of `broker tool`: lines, reports, results, commands and folders."""
 
 import re
 import stat
@@ -21,18 +21,18 @@ from broker.schemas.limits import LONGEST_TEXT_CHARS
 from broker.settings import Settings
 from tests.support.processes import make_executable
 
-# Lines, and the reports that they become
+# Lines and reports
 
 
 @given(st.binary(), st.lists(st.integers(0, 50)))
-def test_lines_are_the_same_however_their_bytes_come(data: bytes, sizes: list[int]) -> None:
+def test_lines_do_not_depend_on_the_chunks_of_bytes(data: bytes, sizes: list[int]) -> None:
     whole, cut = LineSplitter(20), LineSplitter(20)
     expected = [*whole.feed(data), *whole.end()]
-    found: list[str] = []
+    lines_found: list[str] = []
     for size in sizes:
-        found += cut.feed(data[:size])
+        lines_found += cut.feed(data[:size])
         data = data[size:]
-    assert [*found, *cut.feed(data), *cut.end()] == expected
+    assert [*lines_found, *cut.feed(data), *cut.end()] == expected
 
 
 @pytest.mark.parametrize(
@@ -46,9 +46,9 @@ def test_lines_are_the_same_however_their_bytes_come(data: bytes, sizes: list[in
         (b"x" * 20 + b"\n" + b"y" * 1000 + b"\nz", ["x" * 20, "y" * 19 + "…", "z"]),
     ],
 )
-def test_what_ends_a_line_and_what_a_line_may_hold(data: bytes, lines: list[str]) -> None:
-    found = LineSplitter(20)
-    assert [*found.feed(data), *found.end()] == lines
+def test_bytes_are_split_into_clean_lines(data: bytes, lines: list[str]) -> None:
+    lines_found = LineSplitter(20)
+    assert [*lines_found.feed(data), *lines_found.end()] == lines
 
 
 @pytest.mark.parametrize(
@@ -68,21 +68,21 @@ def test_what_ends_a_line_and_what_a_line_may_hold(data: bytes, lines: list[str]
         ("no progress: 0.4", None, "no progress: 0.4"),
     ],
 )
-def test_a_line_may_tell_of_progress(line: str, progress: float | None, message: str | None) -> None:
+def test_line_may_contain_progress(line: str, progress: float | None, message: str | None) -> None:
     assert progress_of(line) == (progress, message)
 
 
 @given(st.lists(st.one_of(st.none(), st.lists(st.text("ab", min_size=1, max_size=9), max_size=60))))
-def test_of_what_waits_to_be_reported_nothing_is_lost_silently_and_no_order(
+def test_waiting_reports_keep_their_order_and_count_dropped_lines(
     steps: list[list[str] | None],
 ) -> None:
     pending = PendingReports(most=3, longest=60)
-    said: list[str] = []
-    told: list[str] = []
+    added: list[str] = []
+    reported: list[str] = []
     left_out = 0
     for step in [*steps, *[None] * 3]:
         if step is not None:
-            said += step
+            added += step
             pending.add(step)
             assert len(pending) <= 3
         elif len(pending):
@@ -92,20 +92,20 @@ def test_of_what_waits_to_be_reported_nothing_is_lost_silently_and_no_order(
             if note := re.match(r"\((\d+) lines left out\)\n", message):
                 left_out += int(note[1])
                 message = message[note.end() :]
-            told += message.split("\n")
-    rest = iter(said)
-    assert all(line in rest for line in told), "they are not in order"
-    assert len(told) + left_out == len(said)
+            reported += message.split("\n")
+    rest = iter(added)
+    assert all(line in rest for line in reported), "the lines are not in order"
+    assert len(reported) + left_out == len(added)
 
 
-def test_of_joined_lines_the_newest_progress_counts() -> None:
+def test_joined_lines_have_the_newest_progress() -> None:
     pending = PendingReports(most=1, longest=60)
     pending.add(["progress: 10% one", "two", "progress: 20% three", "four"])
     report = pending.pop()
     assert (report.progress, report.message) == (0.2, "one\ntwo\nthree\nfour")
 
 
-# Results, and errors
+# Results and errors
 
 
 @pytest.mark.parametrize(
@@ -122,19 +122,19 @@ def test_of_joined_lines_the_newest_progress_counts() -> None:
         (b"\xc2\xb5", "µ"),
     ],
 )
-def test_what_is_printed_is_json_or_a_text_or_nothing(printed: bytes, result: object) -> None:
+def test_output_becomes_json_a_text_or_null(printed: bytes, result: object) -> None:
     output = Output(on_too_much=lambda: None)
     output.feed(printed)
-    found = output.result()
-    assert found == result
-    assert type(found) is type(result)
+    lines_found = output.result()
+    assert lines_found == result
+    assert type(lines_found) is type(result)
 
 
 @pytest.mark.parametrize("printed", [b"\xff", b'"\xff"', b"a\0b"])
-def test_what_is_no_text_is_no_result_and_it_is_said_what_to_do(printed: bytes) -> None:
+def test_error_about_binary_output_gives_advice(printed: bytes) -> None:
     output = Output(on_too_much=lambda: None)
     output.feed(printed)
-    with pytest.raises(FailedError, match="write a file"):
+    with pytest.raises(FailedError, match="Write a file"):
         output.result()
 
 
@@ -142,25 +142,23 @@ def test_what_is_no_text_is_no_result_and_it_is_said_what_to_do(printed: bytes) 
     ("status", "words"),
     [(3, "exit status 3"), (-9, "killed by SIGKILL (out of memory?)"), (-40, "signal 40")],
 )
-def test_an_error_says_how_the_program_has_ended_and_has_its_last_words(status: int, words: str) -> None:
-    told = outcome.failure(status, ["x" * 5_000, "the disk is full"])
-    assert words in told.splitlines()[0]
-    assert told.endswith("\nthe disk is full")
-    assert len(told) < 3_100
+def test_error_has_the_exit_status_and_the_last_lines(status: int, words: str) -> None:
+    reported = outcome.failure(status, ["x" * 5_000, "the disk is full"])
+    assert words in reported.splitlines()[0]
+    assert reported.endswith("\nthe disk is full")
+    assert len(reported) < 3_100
 
 
-# Before any work is taken
+# Checks before the tool accepts work
 
 
-def test_a_command_is_found_by_name_by_path_and_as_a_link(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_executable(tmp_path / "there")
-    (tmp_path / "link").symlink_to("there")
+def test_command_is_found_by_name_path_and_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_executable(tmp_path / "program")
+    (tmp_path / "link").symlink_to("program")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
-    assert resolve(["there", "-x"]) == [f"{tmp_path}/there", "-x"]
-    assert resolve(["./there"]) == [f"{tmp_path}/there"]
+    assert resolve(["program", "-x"]) == [f"{tmp_path}/program", "-x"]
+    assert resolve(["./program"]) == [f"{tmp_path}/program"]
     assert resolve([f"{tmp_path}/link"]) == [f"{tmp_path}/link"]
 
 
@@ -172,13 +170,13 @@ def test_a_command_is_found_by_name_by_path_and_as_a_link(
         ("./nowhere", "no program ./nowhere in /"),
         ("./folder", "is a folder"),
         ("./plain", r"chmod \+x \./plain"),
-        ("./windows", "line ends of Windows"),
-        ("./lost", "'/no/such/python' runs it"),
-        ("./bare", "first line does not say"),
-        ("./empty", "first line does not say"),
+        ("./windows", "Windows line ends"),
+        ("./lost", "interpreter '/no/such/python'"),
+        ("./bare", "script without an interpreter"),
+        ("./empty", "script without an interpreter"),
     ],
 )
-def test_a_command_that_cannot_be_run_is_told_with_what_to_do(
+def test_error_about_a_command_that_cannot_run_gives_advice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, says: str
 ) -> None:
     (tmp_path / "folder").mkdir()
@@ -193,19 +191,19 @@ def test_a_command_that_cannot_be_run_is_told_with_what_to_do(
         resolve([name])
 
 
-def test_a_folder_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
+def test_folder_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t").mkdir()
     (tmp_path / "t").chmod(0o777)
     with pytest.raises(CannotRunError, match="--scratch"):
         ToolFolder("t", tmp_path)
 
 
-def test_a_folder_of_ours_is_closed_to_others(tmp_path: Path) -> None:
+def test_created_folder_is_private(tmp_path: Path) -> None:
     folder = ToolFolder("t", tmp_path / "deep" / "down")
     assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
 
 
-def test_a_report_is_no_longer_than_the_broker_takes() -> None:
+def test_reports_and_results_fit_the_limits_of_the_broker() -> None:
     settings = Settings()
     assert settings.max_text_chars == LONGEST_TEXT_CHARS
     assert settings.max_body_bytes > outcome.MOST_BYTES

@@ -1,4 +1,4 @@
-"""Fields of a payload in a command."""
+"""Placeholders for fields of a payload in a command."""
 
 import shlex
 
@@ -28,22 +28,22 @@ PAYLOAD = Raw(
         ("fit {} {1} '{a b}' {{n}}", ["fit", "{}", "{1}", "{a b}", "{{n}}"]),
     ],
 )
-def test_a_field_of_the_payload_stands_where_its_name_was(command: str, becomes: list[str]) -> None:
-    assert Template(shlex.split(command)).filled(PAYLOAD) == becomes
+def test_field_of_the_payload_replaces_its_placeholder(command: str, becomes: list[str]) -> None:
+    assert Template(shlex.split(command)).fill(PAYLOAD) == becomes
 
 
 @pytest.mark.parametrize(
     ("command", "payload", "says"),
     [
-        ("wc {files}", PAYLOAD, "has no 'files'"),
-        ("wc {file}", Raw(b"[1]"), "no object"),
-        ("wc {file}", Raw(b"null"), "no object"),
-        ("wc {odd}", PAYLOAD, "would take it for an option"),
+        ("wc {files}", PAYLOAD, "has no field 'files'"),
+        ("wc {file}", Raw(b"[1]"), "not an object"),
+        ("wc {file}", Raw(b"null"), "not an object"),
+        ("wc {odd}", PAYLOAD, "would treat as an option"),
     ],
 )
-def test_what_cannot_stand_there_is_told(command: str, payload: Raw, says: str) -> None:
+def test_error_about_an_unusable_field_says_why(command: str, payload: Raw, says: str) -> None:
     with pytest.raises(CannotRunError, match=says):
-        Template(shlex.split(command)).filled(payload)
+        Template(shlex.split(command)).fill(payload)
 
 
 @pytest.mark.parametrize(
@@ -61,13 +61,13 @@ def test_what_cannot_stand_there_is_told(command: str, payload: Raw, says: str) 
         "flock /tmp/lock sh {file}",
     ],
 )
-def test_what_runs_is_not_for_a_payload_to_say(command: str) -> None:
-    with pytest.raises(CannotRunError, match="not for a payload to say"):
+def test_payload_cannot_decide_which_program_runs(command: str) -> None:
+    with pytest.raises(CannotRunError, match="must not decide which program runs"):
         Template(shlex.split(command))
 
 
 @pytest.mark.parametrize(
-    ("command", "left_alone"),
+    ("command", "unfilled"),
     [
         ("sh -c 'wc {file}'", ["{file}"]),
         ("sh -c wc{file}", ["{file}"]),
@@ -94,15 +94,15 @@ def test_what_runs_is_not_for_a_payload_to_say(command: str) -> None:
         ("awk '{print $1}' {n}", []),
     ],
 )
-def test_the_text_of_a_program_stays_as_it_is(command: str, left_alone: list[str]) -> None:
+def test_program_text_stays_unchanged(command: str, unfilled: list[str]) -> None:
     template = Template(shlex.split(command))
-    assert template.left_alone == left_alone
-    filled = template.filled(PAYLOAD)
-    assert all(place in " ".join(filled) for place in left_alone)
+    assert template.unfilled == unfilled
+    filled = template.fill(PAYLOAD)
+    assert all(placeholder in " ".join(filled) for placeholder in unfilled)
     assert ("1.10" in filled) is command.endswith(" {n}")
 
 
 @pytest.mark.parametrize("value", ["-inf", "-nan", "-1_0", "-0x1", "--x", "-"])
-def test_what_looks_like_an_option_is_no_number(value: str) -> None:
-    with pytest.raises(CannotRunError, match="would take it for an option"):
-        Template(["ls", "{x}"]).filled(Raw(f'{{"x": "{value}"}}'.encode()))
+def test_field_that_looks_like_an_option_is_refused(value: str) -> None:
+    with pytest.raises(CannotRunError, match="would treat as an option"):
+        Template(["ls", "{x}"]).fill(Raw(f'{{"x": "{value}"}}'.encode()))

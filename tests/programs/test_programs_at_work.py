@@ -1,4 +1,4 @@
-"""Any program as a tool: what it is given, what becomes of what it says, and that it is ended for sure."""
+"""Programs run by a tool: input, output, reports, scratch folders, and their end."""
 
 import asyncio
 import contextlib
@@ -32,10 +32,10 @@ pytestmark, database, broker, sql, http = SHARED_BROKER
 
 
 @asynccontextmanager
-async def a_tool(
+async def running_tool(
     broker: Running, folder: Path, command: Sequence[str], **options: Any
 ) -> AsyncIterator[None]:
-    """A tool that runs this command, for as long as the block does."""
+    """Run a tool with this command during the block."""
     options = {"grace_seconds": 5.0} | options
     tool = Tool("t", {}, url=broker.url)
     running = Runner(command, ToolFolder("t", folder), Options(url=broker.url, **options))
@@ -54,11 +54,11 @@ async def a_tool(
                     await working
         finally:
             running.kill()
-    assert at_work(folder) == [], "a scratch folder was left behind"
+    assert scratch_folders(folder) == [], "a scratch folder was left behind"
 
 
-def at_work(folder: Path) -> list[Path]:
-    """The scratch folders that are there, and their records."""
+def scratch_folders(folder: Path) -> list[Path]:
+    """Return the existing scratch folders and their records."""
     return list(folder.glob("t/work/*"))
 
 
@@ -67,7 +67,7 @@ def sh(script: str) -> list[str]:
 
 
 async def done(http: httpx.AsyncClient, payload: str = "null", **fields: Any) -> list[Json]:
-    """A task with this payload, done by the tool: the archive's records of it, the newest first."""
+    """Let the tool do a task with this payload, and return its archive records, the newest first."""
     fields = {"max_attempts": 1, "retry_backoff_seconds": 0, "needs": {}} | fields
     body = json.dumps({"id": "a", **fields})[:-1] + f', "payload": {payload}}}'
     assert (await http.post("/v1/tasks", content=body)).status_code == 201
@@ -83,7 +83,7 @@ async def done(http: httpx.AsyncClient, payload: str = "null", **fields: Any) ->
 
 
 async def begun(http: httpx.AsyncClient, mark: Path, **fields: Any) -> str:
-    """A task that the tool is at, whose program has made this file; its work."""
+    """Assign a task, wait until its program has created a file, and return the id of the work."""
     await api.add_task(http, **fields)
     work = await api.assign(http)
     await wait_until(mark.exists)
@@ -91,7 +91,7 @@ async def begun(http: httpx.AsyncClient, mark: Path, **fields: Any) -> str:
 
 
 async def cancelled(http: httpx.AsyncClient, work: str) -> Json:
-    """The record of work that somebody cancels."""
+    """Cancel work, and return its archive record."""
     assert (await http.delete("/v1/tasks/a")).status_code == 202
     await api.wait_for_state(http, f"/v1/work/{work}?wait=5", "cancelled")
     record: Json = await api.get(http, f"/v1/archive/{work}")
@@ -99,8 +99,8 @@ async def cancelled(http: httpx.AsyncClient, work: str) -> Json:
 
 
 @pytest.fixture
-def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the client does after some seconds it does at once."""
+def quick_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the client check for cancellation at once."""
     monkeypatch.setattr("broker.client.job_run._WATCH_AFTER_SECONDS", 0.05)
 
 
@@ -108,32 +108,32 @@ def messages(record: Json) -> list[str | None]:
     return [report["message"] for report in record["reports"]]
 
 
-async def test_the_payload_goes_in_and_the_result_comes_out_to_the_last_digit(
+async def test_payload_and_result_keep_every_digit(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     payload = '{"a": [1.10, 123456789012345678901234567890], "b": "µ\\n"}'
-    async with a_tool(broker, tmp_path, ["/bin/cat"]):
+    async with running_tool(broker, tmp_path, ["/bin/cat"]):
         await done(http, payload)
-    answer = await http.get("/v1/tasks/a")
-    task = api.parse_exactly(answer.text)
+    response = await http.get("/v1/tasks/a")
+    task = api.parse_exactly(response.text)
     assert task["result"] == task["payload"] == api.parse_exactly(payload)
-    assert "1.10" in answer.text.partition('"result"')[2]
+    assert "1.10" in response.text.partition('"result"')[2]
 
 
-async def test_a_program_knows_its_work_and_no_key(
+async def test_program_gets_the_variables_of_its_work_and_no_key(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BROKER_KEY", "secret")
     monkeypatch.setenv("BROKER_ADMIN_KEY", "secret")
-    monkeypatch.setenv("OTHER", "as it is")
+    monkeypatch.setenv("OTHER", "unchanged")
     code = "import os, json; print(json.dumps(dict(os.environ)))"
-    async with a_tool(broker, tmp_path, resolve(["python3", "-c", code])):
+    async with running_tool(broker, tmp_path, resolve(["python3", "-c", code])):
         (record,) = await done(http, needs={"can": 1.10})
-    found = record["result"]
-    ours = {name: value for name, value in found.items() if name.startswith("BROKER_")}
+    variables = record["result"]
+    of_broker = {name: value for name, value in variables.items() if name.startswith("BROKER_")}
     scratch = f"{tmp_path}/t/work/{record['work_id']}"
-    assert json.loads(ours.pop("BROKER_NEEDS")) == {"can": 1.10}
-    assert ours == {
+    assert json.loads(of_broker.pop("BROKER_NEEDS")) == {"can": 1.10}
+    assert of_broker == {
         "BROKER_URL": broker.url,
         "BROKER_TASK_ID": "a",
         "BROKER_WORK_ID": record["work_id"],
@@ -141,55 +141,55 @@ async def test_a_program_knows_its_work_and_no_key(
         "BROKER_ATTEMPT": "1",
         "BROKER_SCRATCH": scratch,
     }
-    assert (found["TMPDIR"], found["OTHER"]) == (scratch, "as it is")
+    assert (variables["TMPDIR"], variables["OTHER"]) == (scratch, "unchanged")
 
 
-async def test_the_payload_may_come_in_a_file_and_then_stdin_is_empty(
+async def test_payload_in_a_file_leaves_stdin_empty(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
-    async with a_tool(broker, tmp_path, sh('cat; cat "$BROKER_INPUT"'), input="file"):
+    async with running_tool(broker, tmp_path, sh('cat; cat "$BROKER_INPUT"'), input="file"):
         (record,) = await done(http, '{"a": 1}')
     assert record["result"] == {"a": 1}
 
 
-async def test_a_big_payload_that_the_program_does_not_read_does_no_harm(
+async def test_program_need_not_read_a_large_payload(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
-    async with a_tool(broker, tmp_path, sh("head -c 3")):
+    async with running_tool(broker, tmp_path, sh("head -c 3")):
         (record,) = await done(http, json.dumps("x" * 4_000_000))
     assert record["result"] == '"xx'
 
 
-async def test_a_program_runs_where_the_tool_was_started_or_in_its_scratch_folder(
+async def test_program_runs_in_the_current_or_the_scratch_folder(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
-    async with a_tool(broker, tmp_path, sh("pwd")):
+    async with running_tool(broker, tmp_path, sh("pwd")):
         (record,) = await done(http)
     assert record["result"] == str(Path.cwd())
     await http.delete("/v1/archive/" + record["work_id"])
-    async with a_tool(
+    async with running_tool(
         broker, tmp_path, sh('test "$(pwd)" = "$BROKER_SCRATCH"; echo $?; ls'), in_scratch=True
     ):
         (record,) = await done(http, id="a", needs={})
     assert record["result"] == "0\npayload.json"
 
 
-async def test_each_line_on_stderr_is_a_report_in_order_and_there_before_the_end(
+async def test_each_line_on_stderr_is_a_report_before_the_work_ends(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     script = "for n in 1 2 3 4 5; do echo progress: ${n}0% step $n >&2; done; printf 'no newline' >&2"
-    async with a_tool(broker, tmp_path, sh(script)):
+    async with running_tool(broker, tmp_path, sh(script)):
         (record,) = await done(http)
-    told = [(report["progress"], report["message"]) for report in record["reports"]]
-    assert told == [(n / 10, f"step {n}") for n in range(1, 6)] + [(None, "no newline")]
+    reported = [(report["progress"], report["message"]) for report in record["reports"]]
+    assert reported == [(n / 10, f"step {n}") for n in range(1, 6)] + [(None, "no newline")]
     assert record["outcome"] == "succeeded"
 
 
-async def test_a_program_that_says_more_than_the_broker_can_take_is_not_held_up_and_told_of(
+async def test_too_many_lines_do_not_block_the_program_and_are_counted(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     total = 200_000
-    async with a_tool(broker, tmp_path, sh(f"seq {total} >&2; echo done")):
+    async with running_tool(broker, tmp_path, sh(f"seq {total} >&2; echo done")):
         (record,) = await done(http)
     lines, left_out = [], 0
     for message in messages(record):
@@ -205,14 +205,14 @@ async def test_a_program_that_says_more_than_the_broker_can_take_is_not_held_up_
     assert len(lines) + left_out == total
 
 
-async def test_a_program_goes_on_when_no_more_reports_are_taken(
+async def test_program_continues_after_the_broker_refuses_reports(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path, sql: asyncpg.Connection
 ) -> None:
     mark, go_on = tmp_path / "begun", tmp_path / "go on"
     script = (
         f"echo one >&2; touch {mark}; while test ! -e '{go_on}'; do sleep .01; done; seq 3 >&2; echo through"
     )
-    async with a_tool(broker, tmp_path, sh(script)):
+    async with running_tool(broker, tmp_path, sh(script)):
         work = await begun(http, mark)
         while not (await api.get(http, f"/v1/work/{work}?wait=1"))["reports"]:
             pass
@@ -223,33 +223,33 @@ async def test_a_program_goes_on_when_no_more_reports_are_taken(
     assert (record["result"], messages(record)) == ("through", ["one"])
 
 
-async def test_a_failure_has_the_last_words_and_is_tried_again(
+async def test_failure_has_the_last_lines_and_is_retried(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     script = 'test "$BROKER_ATTEMPT" = 2 && exit; seq 100 >&2; echo no such file >&2; exit 3'
-    async with a_tool(broker, tmp_path, sh(script)):
+    async with running_tool(broker, tmp_path, sh(script)):
         second, first = await done(http, max_attempts=3)
     assert (second["outcome"], first["outcome"]) == ("succeeded", "failed")
-    told = first["error"].splitlines()
-    assert (told[0], told[-1], len(told)) == ("exit status 3", "no such file", 21)
+    reported = first["error"].splitlines()
+    assert (reported[0], reported[-1], len(reported)) == ("exit status 3", "no such file", 21)
 
 
-async def test_some_exit_statuses_are_worth_no_other_attempt(
+async def test_exit_status_of_give_up_on_is_not_retried(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
-    async with a_tool(broker, tmp_path, sh("exit 7"), give_up_on=(2, 7)):
+    async with running_tool(broker, tmp_path, sh("exit 7"), give_up_on=(2, 7)):
         (record,) = await done(http, max_attempts=3)
     assert record["error"] == "exit status 7"
     assert (await api.get(http, "/v1/tasks/a"))["state"] == "failed"
 
 
-async def test_a_program_that_prints_without_end_is_ended_and_its_work_fails(
+async def test_program_with_endless_output_is_ended_and_its_work_fails(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outcome, "MOST_BYTES", 100_000)
-    async with a_tool(broker, tmp_path, sh("yes")):
+    async with running_tool(broker, tmp_path, sh("yes")):
         (record,) = await done(http)
-    assert "too much for a result" in record["error"]
+    assert "too large for a result" in record["error"]
 
 
 @pytest.mark.parametrize(
@@ -261,30 +261,30 @@ async def test_a_program_that_prints_without_end_is_ended_and_its_work_fails(
     ],
     ids=["holds the pipes", "holds nothing", "closes its pipes itself"],
 )
-async def test_work_ends_when_its_program_does_and_nothing_is_left_running(
+async def test_work_ends_with_its_program_and_leaves_no_child_process(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
     monkeypatch.setattr("broker.programs.process._MOMENT_SECONDS", 0.2)
-    async with asyncio.timeout(10), a_tool(broker, tmp_path, sh(script)):
+    async with asyncio.timeout(10), running_tool(broker, tmp_path, sh(script)):
         (record,) = await done(http)
     assert record["outcome"] == "succeeded"
     assert record["result"] == 1 or not is_alive(record["result"])
 
 
-async def test_what_has_a_session_of_its_own_does_not_hold_up_the_work(
+async def test_process_in_its_own_session_does_not_delay_the_work(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("broker.programs.process._MOMENT_SECONDS", 0.2)
     code = "import subprocess; print(subprocess.Popen(['sleep', '60'], start_new_session=True).pid)"
-    async with asyncio.timeout(10), a_tool(broker, tmp_path, resolve(["python3", "-c", code])):
+    async with asyncio.timeout(10), running_tool(broker, tmp_path, resolve(["python3", "-c", code])):
         (record,) = await done(http)
     assert is_alive(record["result"])
     os.kill(record["result"], 9)
 
 
-@pytest.mark.usefixtures("quickly")
+@pytest.mark.usefixtures("quick_checks")
 @pytest.mark.parametrize("pipes", ["", ">/dev/null 2>&1"], ids=["holds the pipes", "holds nothing"])
-async def test_cancelled_a_program_and_all_it_has_started_have_time_to_end_and_may_say_why(
+async def test_cancelled_program_and_its_children_have_time_to_end(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pipes: str
 ) -> None:
     monkeypatch.setattr("broker.programs.process._MOMENT_SECONDS", 0.05)
@@ -292,43 +292,43 @@ async def test_cancelled_a_program_and_all_it_has_started_have_time_to_end_and_m
     child = (
         f"trap 'sleep .3; echo bye >&2; touch {end}; exit' TERM; touch {mark}; while :; do sleep .05; done"
     )
-    async with a_tool(broker, tmp_path, sh(f"sh -c {shlex.quote(child)} {pipes} & exec sleep 60")):
+    async with running_tool(broker, tmp_path, sh(f"sh -c {shlex.quote(child)} {pipes} & exec sleep 60")):
         record = await cancelled(http, await begun(http, mark))
     assert end.exists()
     assert ("bye" in messages(record)) is (pipes == "")
 
 
-@pytest.mark.usefixtures("quickly")
+@pytest.mark.usefixtures("quick_checks")
 @pytest.mark.parametrize(("does", "grace"), [("trap '' TERM", 0.2), ("kill -STOP $$", 60)])
-async def test_a_program_that_does_not_hear_that_it_should_end_is_ended_all_the_same(
+async def test_program_that_ignores_sigterm_is_killed(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path, does: str, grace: float
 ) -> None:
     mark = tmp_path / "begun"
     script = f"echo $$ > {mark}.pid; mv {mark}.pid {mark}; {does}; while :; do sleep .02; done"
-    async with a_tool(broker, tmp_path, sh(script), grace_seconds=grace):
+    async with running_tool(broker, tmp_path, sh(script), grace_seconds=grace):
         record = await cancelled(http, await begun(http, mark))
     assert record["outcome"] == "cancelled"
     assert not is_alive(int(mark.read_text()))
 
 
-async def test_a_program_that_reports_all_the_time_is_cancelled_too(
+async def test_program_that_reports_constantly_can_be_cancelled(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     mark = tmp_path / "begun"
     script = f"while :; do echo still here >&2; touch {mark}; sleep .02; done"
-    async with a_tool(broker, tmp_path, sh(script)):
+    async with running_tool(broker, tmp_path, sh(script)):
         record = await cancelled(http, await begun(http, mark))
     assert record["outcome"] == "cancelled"
 
 
-@pytest.mark.parametrize("saying", ["echo on it >&2;", ""])
-@pytest.mark.usefixtures("quickly")
-async def test_a_program_whose_time_is_over_is_ended(
-    broker: Running, http: httpx.AsyncClient, tmp_path: Path, saying: str
+@pytest.mark.parametrize("report_line", ["echo on it >&2;", ""])
+@pytest.mark.usefixtures("quick_checks")
+async def test_program_is_ended_at_its_timeout(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path, report_line: str
 ) -> None:
     mark = tmp_path / "begun"
-    script = f"echo $$ > {mark}.pid; mv {mark}.pid {mark}; while :; do {saying} sleep .02; done"
-    async with a_tool(broker, tmp_path, sh(script)):
+    script = f"echo $$ > {mark}.pid; mv {mark}.pid {mark}; while :; do {report_line} sleep .02; done"
+    async with running_tool(broker, tmp_path, sh(script)):
         work = await begun(http, mark, timeout_seconds=0.3)
         await api.wait_for_state(http, f"/v1/work/{work}", "timed_out")
         await wait_until(lambda: not is_alive(int(mark.read_text())))
@@ -343,10 +343,10 @@ async def test_a_program_whose_time_is_over_is_ended(
         ("always", "exit 0", True),
     ],
 )
-async def test_scratch_folders_are_kept_where_that_is_asked_for(
+async def test_scratch_folders_are_kept_on_request(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path, keep: str, script: str, kept: bool
 ) -> None:
-    async with a_tool(broker, tmp_path, sh(f"touch $BROKER_SCRATCH/trace; {script}"), keep=keep):
+    async with running_tool(broker, tmp_path, sh(f"touch $BROKER_SCRATCH/trace; {script}"), keep=keep):
         (record,) = await done(http)
     folder = tmp_path / "t" / "kept" / record["work_id"]
     assert (folder / "trace").exists() is kept
@@ -362,32 +362,34 @@ async def test_scratch_folders_are_kept_where_that_is_asked_for(
     ],
 )
 @pytest.mark.parametrize("keep", ["never", "always"])
-async def test_whatever_a_program_does_to_its_scratch_folder_its_work_ends_well(
+async def test_work_succeeds_even_if_the_program_damages_its_scratch_folder(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path, script: str, keep: str
 ) -> None:
-    async with a_tool(broker, tmp_path, sh(script), keep=keep):
+    async with running_tool(broker, tmp_path, sh(script), keep=keep):
         (record,) = await done(http)
     assert record["outcome"] == "succeeded"
 
 
-async def test_a_scratch_folder_that_was_cleared_away_is_made_again(
+async def test_removed_scratch_folder_is_created_again(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
-    async with a_tool(broker, tmp_path / "root", sh(f"rm -r {tmp_path}/root; exit $((2 - BROKER_ATTEMPT))")):
+    async with running_tool(
+        broker, tmp_path / "root", sh(f"rm -r {tmp_path}/root; exit $((2 - BROKER_ATTEMPT))")
+    ):
         second, first = await done(http, max_attempts=2)
     assert (second["outcome"], first["outcome"]) == ("succeeded", "failed")
 
 
-async def test_a_program_that_was_put_away_is_waited_for_and_the_tool_outlives_it(
+async def test_tool_waits_for_a_removed_program_and_continues(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "_PATIENCE_SECONDS", 0.2)
     monkeypatch.setattr(runner, "_PAUSE_SECONDS", 0.02)
     program = make_executable(tmp_path / "program")
-    async with a_tool(broker, tmp_path, [str(program)]):
+    async with running_tool(broker, tmp_path, [str(program)]):
         program.rename(tmp_path / "away")
         (record,) = await done(http)
-        assert "cannot be started. There is no program" in record["error"]
+        assert "Cannot start the program: There is no program" in record["error"]
         assert str(program) in record["error"]
         assert (await http.post("/v1/tasks/a/retry")).status_code == 200
         await api.assign(http)
@@ -395,29 +397,29 @@ async def test_a_program_that_was_put_away_is_waited_for_and_the_tool_outlives_i
         await api.wait_for_state(http, "/v1/tasks/a", "succeeded")
 
 
-async def test_a_field_of_the_payload_stands_where_the_command_has_its_name(
+async def test_field_of_the_payload_becomes_an_argument(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     command = ["/usr/bin/env", "printf", '{"file": "%s", "n": %s}', "{file}", "{n}"]
-    async with a_tool(broker, tmp_path, command):
+    async with running_tool(broker, tmp_path, command):
         (record,) = await done(http, '{"file": "a b; $(x).raw", "n": 1.10}')
     assert (record["outcome"], record["result"]) == ("succeeded", {"file": "a b; $(x).raw", "n": 1.10})
 
 
-async def test_a_payload_without_the_field_fails_at_the_first_attempt(
+async def test_payload_without_the_field_fails_without_a_retry(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
-    async with a_tool(broker, tmp_path, ["/bin/echo", "{file}"]):
+    async with running_tool(broker, tmp_path, ["/bin/echo", "{file}"]):
         (record,) = await done(http, '{"files": []}', max_attempts=3)
-    assert (record["outcome"], record["error"]) == ("failed", "the payload has no 'file'")
+    assert (record["outcome"], record["error"]) == ("failed", "The payload has no field 'file'.")
 
 
-async def test_what_a_program_has_put_into_a_group_of_its_own_is_ended_with_it(
+async def test_process_group_of_a_program_is_ended_with_it(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
-    """As `timeout` does, and a shell with job control."""
+    """Shells with job control and `timeout` create such groups."""
     script = f"set -m; sleep 600 & echo $! > {tmp_path}/other; wait"
-    async with a_tool(broker, tmp_path, sh(script), grace_seconds=0.2):
+    async with running_tool(broker, tmp_path, sh(script), grace_seconds=0.2):
         (record,) = await done(http, timeout_seconds=0.5)
         other = int((tmp_path / "other").read_text())
         assert record["outcome"] == "timed_out"

@@ -159,7 +159,7 @@ async def test_second_broker_on_the_same_folder_is_refused(data_dir: Path) -> No
 
 @pytest.mark.parametrize(
     ("host", "message"),
-    [("127.0.0.1", "--port takes another one"), ("no.such.host.invalid", "Cannot listen on")],
+    [("127.0.0.1", "choose another --port"), ("no.such.host.invalid", "Cannot listen on")],
 )
 async def test_unusable_bind_address_is_refused_before_anything_starts(
     host: str, message: str, tmp_path: Path

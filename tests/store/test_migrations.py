@@ -312,8 +312,8 @@ async def test_an_error_of_postgresql_comes_with_advice(postgres: str) -> None:
     url = make_url(postgres).set(database="not_there").render_as_string(hide_password=False)
     finished = await run("", "migrate", BROKER_DATABASE_URL=url)
     makes = "createdb --owner USER --encoding UTF8 --template template0 NAME"
-    says = f'database "not_there" does not exist; `{makes}` makes it'
-    assert finished == (1, "", f"Error: The database refuses it: {says}\n")
+    says = f'database "not_there" does not exist; create it with `{makes}`'
+    assert finished == (1, "", f"Error: The database refuses the request: {says}\n")
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])

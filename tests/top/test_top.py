@@ -106,10 +106,10 @@ async def test_each_tool_is_shown_with_its_work(http: httpx.AsyncClient, connect
     await add_tool(http, "rests")
     lines = drawn(await TopReader(connection).read(10))
     assert row(lines, "xrd-1") == "xrd-1 idle 1/100 job-1 ━━━━━ 50% 0 s half way"
-    assert row(lines, "sem") == "sem idle 1/2 job-2 0 s asked to stop is assigned, and not started"
+    assert row(lines, "sem") == "sem idle 1/2 job-2 0 s asked to stop assigned, not started"
     assert row(lines, "rests") == "rests idle 0/1"
     assert row(lines, "Tasks") == "Tasks 0 scheduled 0 available 1 assigned 1 running 0 failed"
-    assert row(lines, "Tools") == "Tools 3 idle 0 busy 0 draining 0 offline room for 101 more"
+    assert row(lines, "Tools") == "Tools 3 idle 0 busy 0 draining 0 offline free capacity: 101"
     assert "3 tools" in lines
     assert "No task is available." in lines
 
@@ -144,7 +144,7 @@ async def test_waiting_tasks_are_counted_by_needs_and_the_first_show_their_remar
     await add_tasks(http, *(f"cif-{number}" for number in range(2)), needs={"a": "cif"})
     await http.put("/v1/tasks/raw-0/remark", json={"text": "no tool reads raw"})
     lines = drawn(await TopReader(connection).read(10))
-    assert "5 tasks available, by what they need; and the first 5 of them" in lines
+    assert "5 tasks available, by needs, and the first 5 of them" in lines
     assert {'3 7 {"a": "raw", "b": 1}', '2 0 {"a": "cif"}'} <= set(spaced(lines))
     assert row(lines, "raw-0").endswith("s no tool reads raw")
     assert "No tool is registered." in lines
@@ -156,13 +156,12 @@ async def test_many_waiting_tasks_are_all_counted_by_needs(
     await add_tasks(http, *(f"n{number}" for number in range(250)), needs={"n": 1})
     snapshot = await TopReader(connection).read(10)
     lines = drawn(snapshot)
-    assert "250 tasks available, by what they need; and the first 10 of them" in lines
+    assert "250 tasks available, by needs, and the first 10 of them" in lines
     assert '250 0 {"n": 1}' in spaced(lines)
     assert [task.id for task in snapshot.waiting] == [f"n{number}" for number in range(200)]
     few = msgspec.structs.replace(snapshot.queue, counted=200, more=True)
     assert (
-        "250 tasks available; below are the 200 that are offered first, by what they need; and the first 10"
-        " of them"
+        "250 tasks available; below are the first 200 in the queue, by needs, and the first 10 of them"
     ) in drawn(msgspec.structs.replace(snapshot, queue=few))
 
 
@@ -582,12 +581,12 @@ async def test_the_view_waits_for_an_unreachable_broker(database: str, http: htt
         async with Terminal("--url", first.url, "--every", "0.1") as terminal:
             await terminal.until("No tool is registered.")
             await first.stop()
-            screen = await terminal.until("No news for")
+            screen = await terminal.until("No response for")
             assert "No tool is registered." in "\n".join(screen), "the last snapshot is gone"
             async with running_broker(settings, port=port) as second:
                 await add_tool(second.client, "back-again")
                 screen = await terminal.until("back-again")
-                assert "No news for" not in "\n".join(screen)
+                assert "No response for" not in "\n".join(screen)
             terminal.press("q")
             assert await terminal.ended() == 0
 

@@ -13,12 +13,12 @@ from broker.schemas.candidates import AssignedPair, AssignedPairs, Pair
 from broker.schemas.limits import LONGEST_WAIT_SECONDS
 
 _WAIT_SECONDS = 30
-# The most pairs in a request.
-_LARGEST = 100
+# The maximum number of pairs in a request.
+_MOST_PAIRS = 100
 
 
 class Fifo:
-    """An assigner that ignores needs and skills: the next task goes to the next tool with room."""
+    """An assigner that ignores needs and skills: the next task goes to the next tool with free capacity."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -28,7 +28,7 @@ class Fifo:
     async def run(self) -> None:
         """Assign until cancelled."""
         cursor = ""
-        async with connections(self._url, many=2) as [first, second]:
+        async with connections(self._url, number=2) as [first, second]:
             while True:
                 path = f"/v1/candidates?wait={_WAIT_SECONDS}{cursor}"
                 candidates = await first.call("GET", path, into=BenchCandidates)
@@ -53,7 +53,7 @@ class Fifo:
 
     def _pairs(self) -> list[Pair]:
         pairs: list[Pair] = []
-        while self._tasks and self._room and len(pairs) < _LARGEST:
+        while self._tasks and self._room and len(pairs) < _MOST_PAIRS:
             tool = next(iter(self._room))
             pairs.append(Pair(task_id=self._tasks.popleft(), tool_id=tool))
             self._room[tool] -= 1
@@ -63,11 +63,11 @@ class Fifo:
 
 
 @asynccontextmanager
-async def registered(url: str, many: int, capacity: int = 1) -> AsyncIterator[list[str]]:
-    """Register so many tools for as long as the block; yield their ids."""
+async def registered(url: str, number: int, capacity: int = 1) -> AsyncIterator[list[str]]:
+    """Register a number of tools during the block, and yield their ids."""
     run = uuid4().hex[:12]
-    tools = [f"bench-{run}-{number}" for number in range(many)]
-    async with connections(url, many=min(many, 16)) as open_:
+    tools = [f"bench-{run}-{index}" for index in range(number)]
+    async with connections(url, number=min(number, 16)) as open_:
         waiting = deque(tools)
 
         async def register(connection: HttpConnection) -> None:
@@ -79,12 +79,12 @@ async def registered(url: str, many: int, capacity: int = 1) -> AsyncIterator[li
     try:
         yield tools
     finally:
-        async with connections(url, many=1) as [connection]:
+        async with connections(url, number=1) as [connection]:
             for tool in tools:
                 await connection.send("DELETE", f"/v1/tools/{tool}")
 
 
 async def keep_polling(connection: HttpConnection, tool: str) -> None:
-    """Wait for work again and again, as a tool does that gets none."""
+    """Repeat the long poll of a tool that gets no work."""
     while True:
         await connection.call("GET", f"/v1/tools/{tool}/work?wait={LONGEST_WAIT_SECONDS}", into=None)

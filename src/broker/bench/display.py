@@ -16,11 +16,11 @@ from broker.bench.figures import Measured
 
 
 def figures_table(measured: Sequence[Measured]) -> Table:
-    """Return a table of the figures of all scenarios: medians, spread, and the bounds the project sets."""
+    """Return a table of the figures of all scenarios: medians, spread, and the project's targets."""
     table = Table(title=", ".join(machine().values()), title_justify="left", pad_edge=False)
     table.add_column("scenario")
     table.add_column("figure")
-    for heading in ("median", "least", "greatest", "wanted"):
+    for heading in ("median", "least", "greatest", "target"):
         table.add_column(heading, justify="right", no_wrap=True)
     for scenario in measured:
         name = scenario.scenario
@@ -46,7 +46,7 @@ def document(measured: Sequence[Measured]) -> dict[str, Any]:
 
 
 def machine() -> dict[str, str]:
-    """Return the facts of this machine."""
+    """Return the facts about this machine that affect the figures."""
     return {
         "cores": f"{os.cpu_count()} cores",
         "cpu": _cpu(),

@@ -1,4 +1,4 @@
-"""The ceiling for HTTP: a bare Litestar, one process without a database, that returns what it receives.
+"""Measure the limit for HTTP: one process of a bare Litestar, without a database, that echoes requests.
 
 Run as a module, with the port as its argument.
 """

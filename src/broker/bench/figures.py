@@ -11,7 +11,7 @@ Figures = dict[str, float]
 
 
 class Measured(Struct, kw_only=True):
-    """The figures of each round of a scenario, and what `Scenario` says of them."""
+    """The figures of each round of a scenario, with the description, ratios and targets of the scenario."""
 
     scenario: str
     says: str
@@ -46,12 +46,12 @@ class Spread(Struct, kw_only=True):
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the value that a share of the values (0 to 1) does not exceed, by the nearest rank."""
+    """Return the smallest value that a share of the values (0 to 1) does not exceed."""
     ordered = sorted(values)
-    # Rounded, for 0.07 * 100 is a little more than 7.
+    # Rounded, because 0.07 * 100 is a little more than 7.
     return ordered[max(math.ceil(round(share * len(ordered), 6)) - 1, 0)]
 
 
 def latencies(seconds: Sequence[float], prefix: str = "") -> Figures:
-    """Return p50, p95 and p99 in milliseconds."""
+    """Return the 50th, 95th and 99th percentiles in milliseconds."""
     return {f"{prefix}p{share} ms": percentile(seconds, share / 100) * 1000 for share in (50, 95, 99)}

@@ -1,4 +1,4 @@
-"""An HTTP connection that costs little CPU next to the service that it measures.
+"""Measure a service over HTTP connections that use little CPU themselves.
 
 Load, service and database share the same cores. httptools parses the responses, as in uvicorn.
 """
@@ -65,7 +65,7 @@ class HttpConnection(asyncio.Protocol):
         return await self._response
 
     async def call(self, method: str, path: str, content: Any = None, into: Any = Any) -> Any:
-        """Send a request that needs to succeed, and return the decoded response.
+        """Send a request that must succeed, and return the decoded response.
 
         Args:
             method: The method.
@@ -78,15 +78,15 @@ class HttpConnection(asyncio.Protocol):
         """
         body = content if content is None or isinstance(content, bytes) else msgspec.json.encode(content)
         response = await self.send(method, path, body)
-        # A redirect is an error, too: the figures would be a proxy's.
+        # With a redirect, the figures would be those of a proxy.
         if response.status >= 300:
             raise BenchError(
-                f"{method} {path} was answered {response.status}: {response.body.decode()[:500]}"
+                f"{method} {path} failed with status {response.status}: {response.body.decode()[:500]}"
             )
         return msgspec.json.decode(response.body, type=into) if into is not None and response.body else None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
+        """Store the transport."""
         self._transport = transport  # type: ignore[assignment]
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -99,7 +99,7 @@ class HttpConnection(asyncio.Protocol):
         self._parser.feed_data(data)
 
     def on_body(self, body: bytes) -> None:
-        """Keep a part of the body."""
+        """Store a part of the body."""
         self._parts.append(body)
 
     def on_message_complete(self) -> None:

@@ -8,28 +8,31 @@ from itertools import cycle, islice
 from typing import Any
 
 from broker.bench.figures import Figures, latencies
-from broker.bench.http import HttpConnection
+from broker.bench.http import BenchError, HttpConnection
 
 _WARM_UP_SECONDS = 0.5
 
 
 @asynccontextmanager
-async def connections(*urls: str, many: int) -> AsyncIterator[list[HttpConnection]]:
-    """Open so many connections to a service, or to several services in turn."""
+async def connections(*urls: str, number: int) -> AsyncIterator[list[HttpConnection]]:
+    """Open a number of connections to a service, or to several services in turn."""
     async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(HttpConnection(url)) for url in islice(cycle(urls), many)]
+        yield [await stack.enter_async_context(HttpConnection(url)) for url in islice(cycle(urls), number)]
 
 
 async def closed_loop(
     url: str, clients: int, seconds: float, once: Callable[[HttpConnection, int], Awaitable[object]]
 ) -> Figures:
-    """Measure clients that each do something (`once`) over and over, after a short warm-up.
+    """Measure clients that each repeat an operation (`once`), after a short warm-up.
 
     Returns:
         The rate per second, as `/s`, and the latencies: `p50 ms` and so on.
+
+    Raises:
+        BenchError: No operation began and ended within the time.
     """
     durations: list[float] = []
-    async with connections(url, many=clients) as open_:
+    async with connections(url, number=clients) as open_:
         begin = time.perf_counter() + _WARM_UP_SECONDS
         end = begin + seconds
 
@@ -40,12 +43,14 @@ async def closed_loop(
                     durations.append(ended_at - started_at)
 
         await asyncio.gather(*(client(connection, number) for number, connection in enumerate(open_)))
+    if not durations:
+        raise BenchError(f"No operation ended within {seconds:g} seconds. Measure longer, with --seconds.")
     return {"/s": len(durations) / seconds} | latencies(durations)
 
 
 @asynccontextmanager
 async def background(*jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run jobs for as long as the block. If one fails, the block fails with its error."""
+    """Run jobs during the block. If one fails, the block fails with its error."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(job) for job in jobs]

@@ -1,7 +1,7 @@
-r"""The ceiling for SQL: pgbench runs the same statements as the service, and nothing else.
+r"""Measure the limit for SQL: pgbench runs the same statements as the service, and nothing else.
 
-The parameters of our statements (`:name`) are variables of pgbench, too. A query sets each of them before
-(`\gset`). As in the service, each statement is a transaction of its own.
+The parameters of the statements (`:name`) are also variables of pgbench. A query before the statement sets
+them (`\gset`). As in the service, each statement is a transaction of its own.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ from broker.store.connections import SETTINGS
 
 _TPS = re.compile(r"tps = ([0-9.]+)")
 
-# The service reads a page of candidates, and one more.
+# The service reads a page of candidates and one more candidate.
 _CANDIDATES = MOST_ON_PAGE + 1
 
-# One tool for each pgbench client, with room for a whole set.
+# One tool for each pgbench client, with capacity for all tasks of a statement.
 _SETUP = """
 insert into tools (id, skills, capacity)
 select 'tool-' || number, '{}', 10000 from generate_series(0, 63) as number;
@@ -30,29 +30,29 @@ select id, 3600, now() + interval '1 hour' from tools;
 """
 
 
-def submitting(many: int) -> str:
-    """Return the script that submits so many tasks as a set."""
-    return _arguments(many) + _statement(tasks.SUBMIT.text)
+def submitting(number: int) -> str:
+    """Return the script that submits a number of tasks in one statement."""
+    return _arguments(number) + _statement(tasks.SUBMIT.text)
 
 
-def life_cycle(many: int) -> str:
-    """Return the script that takes so many tasks through their lives, by the statements of the service."""
-    is_single = many == 1
+def life_cycle(number: int) -> str:
+    """Return the script that runs the life cycle of a number of tasks with the statements of the service."""
+    is_single = number == 1
     steps = [
-        _arguments(many),
+        _arguments(number),
         # The assigner's cursor.
-        _gset("select cast(pg_current_snapshot() as text) as seen", many),
+        _gset("select cast(pg_current_snapshot() as text) as seen", number),
         _statement((tasks.SUBMIT if is_single else tasks.SUBMIT_BRIEFLY).text),
         f"\\set limit {_CANDIDATES}\n",
-        _gset(candidates.SNAPSHOT.text, many),
+        _gset(candidates.SNAPSHOT.text, number),
         _statement(candidates.NEW_TASKS.text),
         _statement(candidates.NEW_TOOLS.text),
         _gset(
             """
-            select cast(array_fill(concat('tool-', cast(:client_id as text)), array[{many}]) as text)
+            select cast(array_fill(concat('tool-', cast(:client_id as text)), array[{number}]) as text)
                        as tool_ids,
                    cast(:id as text) as task_ids""",
-            many,
+            number,
         ),
         _statement((assignment.ASSIGN if is_single else assignment.ASSIGN_BRIEFLY).text),
         _statement(work.ASSIGNED_TO.text),
@@ -62,11 +62,11 @@ def life_cycle(many: int) -> str:
             select cast(array_agg(id) as text) as work_id,
                    cast(array_agg(cast('succeeded' as text)) as text) as outcome,
                    cast(array_agg(cast('1' as json)) as text) as result,
-                   cast(array_fill(cast(null as text), array[{many}]) as text) as error,
+                   cast(array_fill(cast(null as text), array[{number}]) as text) as error,
                    cast(array_agg(true) as text) as retry
             from work
             where task_id = any(cast(:id as text[]))""",
-            many,
+            number,
         ),
         _statement((completion.END if is_single else completion.END_BRIEFLY).text),
     ]
@@ -74,7 +74,7 @@ def life_cycle(many: int) -> str:
 
 
 async def run(stage: Stage, script: str, *, clients: int, seconds: float) -> float:
-    """Run a script on an empty database, and return how often all clients together run it per second.
+    """Run a script on an empty database, and return the rate of all clients together, per second.
 
     Raises:
         BenchError: pgbench failed.
@@ -87,7 +87,7 @@ async def run(stage: Stage, script: str, *, clients: int, seconds: float) -> flo
 
 
 def tps(output: str) -> float:
-    """Return the transactions per second in the output of pgbench; raise a BenchError if it has none."""
+    """Return the transactions per second from the output of pgbench; raise BenchError if it has none."""
     match = _TPS.search(output)
     if match is None:
         raise BenchError(f"pgbench failed: {output[-2000:]}")
@@ -118,17 +118,17 @@ def _statement(statement: str) -> str:
     return f"{_bare(statement)};\n"
 
 
-def _gset(query: str, many: int) -> str:
-    return " ".join(query.format(many=many).split()) + " \\gset\n"
+def _gset(query: str, number: int) -> str:
+    return " ".join(query.format(number=number).split()) + " \\gset\n"
 
 
 def _bare(statement: str) -> str:
-    """Remove comments: pgbench would read their colons as variables."""
+    """Remove comments, whose colons pgbench would read as variables."""
     return re.sub(r"--.*", "", statement).strip()
 
 
-def _arguments(many: int) -> str:
-    """Return a query that sets the parameters which the service would pass for tasks."""
+def _arguments(number: int) -> str:
+    """Return a query that sets the parameters that the service would pass for tasks."""
     # With a space after each colon: `:1` would be a variable.
     needs, payload = (
         json.dumps(value).replace("{", "{{").replace("}", "}}") for value in (NEEDS, task(1)["payload"])
@@ -138,9 +138,9 @@ def _arguments(many: int) -> str:
                cast(array_agg(cast('{needs}' as jsonb)) as text) as needs,
                cast(array_agg(cast('{payload}' as json)) as text) as payload,
                cast(array_agg(0) as text) as priority,
-               cast(array_fill(cast(null as text), array[{{many}}]) as text) as not_before,
-               cast(array_fill(cast(null as text), array[{{many}}]) as text) as timeout_seconds,
+               cast(array_fill(cast(null as text), array[{{number}}]) as text) as not_before,
+               cast(array_fill(cast(null as text), array[{{number}}]) as text) as timeout_seconds,
                cast(array_agg(3) as text) as max_attempts,
                cast(array_agg(1.0) as text) as retry_backoff_seconds
-        from generate_series(1, {{many}})"""
-    return _gset(query, many)
+        from generate_series(1, {{number}})"""
+    return _gset(query, number)

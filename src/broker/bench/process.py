@@ -10,9 +10,9 @@ def cpu_seconds(pid: int) -> float:
     spent = 0.0
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
-        for each in (process, *process.children()):
+        for member in (process, *process.children()):
             with contextlib.suppress(psutil.NoSuchProcess):
-                times = each.cpu_times()
+                times = member.cpu_times()
                 spent += times.user + times.system
     return spent
 

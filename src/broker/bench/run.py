@@ -23,14 +23,14 @@ from broker.bench.stage import Stage
 _MODULES = (submit, lifecycle, drain, bulk, dispatch, tool, match, crowd, idle, growth, backlog, endurance)
 SCENARIOS = {module.SCENARIO.name: module.SCENARIO for module in _MODULES}
 
-# These take minutes, and run only on request.
+# These take minutes, so they run only if the user names them.
 LONG = ("growth", "backlog", "endurance")
 
 
 async def run(
     stage: Stage, names: Sequence[str], *, rounds: int, size: Size, show_progress: Callable[[str, int], None]
 ) -> list[Measured]:
-    """Measure scenarios, each in so many rounds; show the number of completed rounds of each.
+    """Measure each scenario in a number of rounds, and show the number of completed rounds.
 
     Raises:
         BenchError: The service did not do what a scenario measures.

@@ -1,4 +1,4 @@
-"""Set up what is measured: a database server, and for each round a new database and service on it."""
+"""Set up the measured services: a database server, and for each round a new database and service on it."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ class BenchService(Struct, frozen=True, kw_only=True):
     Args:
         url: The URL of the service.
         pid: The process id; 0 for a given service.
-        database: The database's URL, as libpq reads it; empty for a given service.
+        database: The URL of the database for libpq; empty for a given service.
     """
 
     url: str
@@ -50,13 +50,13 @@ class Stage:
         self._shared: dict[str, str] = {}
 
     @property
-    def ours(self) -> bool:
-        """Return whether the stage can start services and databases, and so measure ceilings."""
+    def is_own(self) -> bool:
+        """Return whether the stage can start services and databases, to measure the limits of the machine."""
         return self._postgres is not None
 
     @property
     def pgbench(self) -> Path:
-        """Return the path of PostgreSQL's own benchmark."""
+        """Return the path of pgbench, the benchmark of PostgreSQL."""
         return self._own.program("pgbench")
 
     @property
@@ -64,20 +64,20 @@ class Stage:
         """Return the process id of the database server."""
         pid = self._own.pid
         if pid is None:
-            raise BenchError("PostgreSQL is gone.")
+            raise BenchError("PostgreSQL has stopped.")
         return pid
 
     @property
     def _own(self) -> EmbeddedPostgres:
         if self._postgres is None:
-            raise BenchError("A service was given; what else there is cannot be measured.")
+            raise BenchError("With --url, only the service itself can be measured.")
         return self._postgres
 
     @asynccontextmanager
     async def service(
         self, database: str | None = None, *, workers: int = 1, **environment: str
     ) -> AsyncIterator[BenchService]:
-        """Run a service for as long as the block, or yield the given one.
+        """Run a service during the block, or yield the given one.
 
         Args:
             database: The database's URL; None for a new database.
@@ -98,7 +98,7 @@ class Stage:
 
     @asynccontextmanager
     async def database(self) -> AsyncIterator[str]:
-        """Yield the URL of a new database. A checkpoint comes first, so that no round pays for another."""
+        """Yield the URL of a new database. A checkpoint comes first, so that no round delays the next one."""
         name = f"bench_{next(_numbers)}"
         try:
             yield await self._create(name)
@@ -106,7 +106,7 @@ class Stage:
             await execute(self._server, f"drop database {name} with (force)")
 
     async def shared_database(self, name: str, fill: Callable[[str], Awaitable[None]]) -> str:
-        """Return the URL of a database that all rounds share; `fill` it when it is new."""
+        """Return the URL of a database that all rounds share, and `fill` it if it is new."""
         if name not in self._shared:
             url = await self._create(name)
             await fill(url)
@@ -126,7 +126,7 @@ class Stage:
 
     @asynccontextmanager
     async def echo(self) -> AsyncIterator[str]:
-        """Run a bare Litestar for as long as the block; yield its URL."""
+        """Run a bare Litestar during the block, and yield its URL."""
         port = str(free_port())
         with child_process("broker.bench.echo", port, environment=_environment()):
             url = f"http://127.0.0.1:{port}"
@@ -135,7 +135,7 @@ class Stage:
 
 
 def _environment(**settings: str) -> dict[str, str]:
-    """Return the environment of a measured process: it logs errors only, and needs no key."""
+    """Return the environment of a measured process, which logs only errors and needs no key."""
     variables = os.environ | {"BROKER_LOG_LEVEL": "error"} | settings
     for name in ("BROKER_ADMIN_KEY", "BROKER_ADMIN_KEY_FILE"):
         variables.pop(name, None)

@@ -1,4 +1,4 @@
-"""A tool of the Python client that does nothing, to measure the cost of a work item in its process.
+"""Run a tool with the Python client that does nothing, to measure the cost of a work item in its process.
 
 Run as a module, with the URL of the service and the capacity as arguments.
 """

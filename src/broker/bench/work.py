@@ -1,6 +1,6 @@
-"""The tasks that the benchmark submits, and the parts of responses that it reads.
+"""Tasks that the benchmark submits, and the parts of responses that it reads.
 
-The structs of `broker.schemas` would decode every field, and cost the load CPU that the service then lacks.
+The structs of `broker.schemas` would decode every field, and use CPU that the service then lacks.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ SUCCEEDED = b'{"outcome": "succeeded"}'
 
 
 def task(number: int) -> dict[str, Any]:
-    """Return a new task of some 300 bytes: three properties, some arguments, and a note that fills it up."""
+    """Return a new task of about 300 bytes."""
     payload = {
         "i": number,
         "need": {"skill": "render", "gpu": False, "memory_mb": 2048},
@@ -28,7 +28,7 @@ def task(number: int) -> dict[str, Any]:
     return {"needs": NEEDS, "payload": payload}
 
 
-def encoded(number: int) -> bytes:
+def encode_task(number: int) -> bytes:
     """Return a new task as JSON."""
     return msgspec.json.encode(task(number))
 

@@ -10,20 +10,20 @@ from broker.cli.option_types import require_utf8
 
 _COMMANDS = {
     "serve": "Run the service.",
-    "tool": "Have any program do work: payload in, result out.",
-    "assign": "Pair tasks with tools, as they become available.",
+    "tool": "Run any program as a tool: payload in, result out.",
+    "assign": "Assign tasks to tools as they become available.",
     "submit": "Submit tasks, and wait for their results.",
-    "cancel": "Take tasks away.",
-    "retry": "Have failed tasks tried again.",
-    "explain": "Tell why a task has not run yet.",
-    "top": "Watch tools, work and queue, live.",
-    "archive": "Export what has ended.",
-    "keys": "Make, list and revoke keys.",
-    "backup": "Write all that a database holds into a file.",
-    "restore": "Read such a file into an empty database.",
-    "migrate": "Bring a database's schema up to date.",
-    "demo": "Watch a laboratory at work, on real images.",
-    "bench": "Measure what the broker does on this machine.",
+    "cancel": "Cancel tasks.",
+    "retry": "Retry failed tasks.",
+    "explain": "Explain why a task has not run yet.",
+    "top": "Show tools, work and the queue, live.",
+    "archive": "Export the records of ended work.",
+    "keys": "Create, list and revoke keys.",
+    "backup": "Write a backup of the database to a file.",
+    "restore": "Restore a backup into an empty database.",
+    "migrate": "Upgrade the schema of your own PostgreSQL.",
+    "demo": "Run a demo laboratory on real images.",
+    "bench": "Measure the broker on this machine.",
 }
 
 
@@ -50,11 +50,19 @@ class _LazyGroup(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+_EXAMPLES = """
+\b
+Examples:
+  broker serve
+  broker submit --help
+"""
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLES)
 @click.version_option(package_name="broker", prog_name="broker")
 def main() -> None:
-    """Bring work together with the programs that can do it.
+    """Match tasks with the programs that can do them.
 
-    Clients submit tasks that say what they need, tools say what skills they have, an assigner pairs them,
-    and each tool gets its work without polling.
+    Clients submit tasks with their needs. Programs register as tools with their skills. An assigner pairs
+    them, and each tool receives its work as soon as it is assigned.
     """

@@ -1,4 +1,4 @@
-"""Run the `broker` command by `python -m broker.cli`."""
+"""Run the `broker` command as `python -m broker.cli`."""
 
 from broker.cli import main
 

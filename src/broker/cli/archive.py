@@ -1,4 +1,4 @@
-"""`broker archive`: export the records of attempts that have ended."""
+"""`broker archive`: export the records of ended work."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -22,49 +22,51 @@ _AGO = MomentType(ago=True)
 _MEDIA_TYPE = "application/x-ndjson"
 
 _EXAMPLES = """
+A TIME is a time such as 2026-07-02T09:30:00Z, a date such as 2026-07-02, or a duration before now: 90s, 10m,
+2h, 7d, 4w. A date, or a time without an offset, is in the time zone of this machine.
+
 \b
 Examples:
   broker archive export -o archive.ndjson
   broker archive export --since 7d --outcome failed | jq -r '[.task_id, .error] | @tsv'
   broker archive export --tool-id xrd-1 --since 2026-07-01 --until 2026-08-01 | gzip > july.gz
-
-A time is one with an offset, like 2026-07-02T09:30:00Z, one without or a date, which are of this machine's
-time zone, or so long ago: 90s, 10m, 2h, 7d, 4w.
 """
 
 
-@click.group()
+@click.group(epilog="\b\nExample:\n  broker archive export -o archive.ndjson")
 def archive() -> None:
-    """Export what has ended."""
+    """Export the records of ended work."""
 
 
-@archive.command(epilog=_EXAMPLES, short_help="Write what has ended, a record a line.")
-@click.option("--task-id", help="Of this task.")
-@click.option("--tool-id", help="Of this tool.")
-@click.option("--outcome", type=click.Choice(get_args(Outcome)), help="That ended so.")
-@click.option("--since", type=_AGO, help="That ended then or later.")
-@click.option("--until", type=_AGO, help="That ended before.")
+@archive.command(epilog=_EXAMPLES, short_help="Write the records as JSON, one per line.")
+@click.option("--task-id", help="Only records of this task.")
+@click.option("--tool-id", help="Only records of this tool.")
+@click.option("--outcome", type=click.Choice(get_args(Outcome)), help="Only records with this outcome.")
+@click.option("--since", type=_AGO, help="Only records of work that ended at this time or later.")
+@click.option("--until", type=_AGO, help="Only records of work that ended before this time.")
 @click.option(
     "-o",
     "--output",
     type=click.Path(dir_okay=False, path_type=Path, allow_dash=True),
-    help="Write to this file.  [default: standard output]",
+    help="Write to this file; - is standard output.  [default: standard output]",
 )
-@click.option("--force", is_flag=True, help="Replace the file if it is there.")
+@click.option("--force", is_flag=True, help="Replace the output file if it exists.")
 @with_url_option
 def export(*, output: Path | None, force: bool, url: str | None, **filters: str | datetime | None) -> None:
-    """Write the archive's records, the newest first, as JSON, one a line.
+    """Write the records of ended work as JSON, one per line, the newest first.
 
-    A record is one attempt at a task: the task and the tool as they were, the result, every report. The exit
-    status is 0 only if all of them were written. A file is there only then, and complete: it is written under
-    another name and renamed at the end. A key that only submits exports the records of its own tasks.
+    A record describes one attempt at a task: the task and the tool as they were, the result, and every
+    report. With a key of the role submitter, you export the records of the tasks that this key submitted.
+
+    The exit status is 0 only if the command has written all records. A file gets its name only when it is
+    complete: the command writes to a temporary file and renames it at the end.
     """
     query = {
         name: value.isoformat() if isinstance(value, datetime) else value for name, value in filters.items()
     }
     if output is None or str(output) == "-":
         if sys.stdout is None:
-            raise click.UsageError("Standard output is closed; -o writes to a file.")
+            raise click.UsageError("Standard output is closed. Write to a file with -o.")
         run_async(_Export(sys.stdout.buffer, lambda _: None).run, url, query)
         return
     with (
@@ -91,7 +93,7 @@ class _Export:
         return f"{self._records:,} {noun} ({decimal(self._bytes)})"
 
     async def run(self, url: str | None, query: Mapping[str, str | None]) -> None:
-        """Write all records, or end the command with a message that says what went wrong."""
+        """Write all records, or end the command with an error message."""
         last = b"\n"
         async with Connection(url) as connection:
             try:
@@ -101,16 +103,16 @@ class _Export:
             except httpx.TransportError as error:
                 if not self._bytes:
                     raise
-                raise self._broken(str(error) or type(error).__name__) from error
+                raise self._incomplete(str(error) or type(error).__name__) from error
         if not last.endswith(b"\n"):
-            # A proxy has cut the response, and made it look complete.
-            raise self._broken("it ends in the middle of a record")
+            # A proxy has cut off the response and made it look complete.
+            raise self._incomplete("the last record is incomplete")
 
     def _write(self, chunk: bytes) -> None:
         try:
             self._file.write(chunk)
             self._file.flush()
-        except BrokenPipeError:  # the reader has closed the pipe; click ends the command quietly
+        except BrokenPipeError:  # the reader has closed the pipe, and click ends the command quietly
             raise
         except OSError as error:
             raise click.ClickException(f"The records cannot be written: {error.strerror}.") from error
@@ -118,8 +120,9 @@ class _Export:
         self._bytes += len(chunk)
         self._show_progress(str(self))
 
-    def _broken(self, why: str) -> click.ClickException:
+    def _incomplete(self, why: str) -> click.ClickException:
         return click.ClickException(
-            f"The export broke off after {self}: {why}. It is not complete; begin again. (A broker cuts"
-            " off whoever reads too slowly: where a program reads this, write to a file first, with -o.)"
+            f"The export ended early, after {self}: {why}. It is incomplete. Run the command again. (The"
+            " broker closes the connection of a slow reader. If a program reads the output, write it to a"
+            " file first, with -o.)"
         )

@@ -1,4 +1,4 @@
-"""`broker assign`: pair tasks with tools as they become available."""
+"""`broker assign`: assign tasks to tools as they become available."""
 
 import asyncio
 import contextlib
@@ -28,22 +28,22 @@ log = structlog.get_logger(__name__)
 _COUNT_SECONDS = 5.0
 _UNMATCHED_INTERVAL_SECONDS = 600.0
 _MOST_UNMATCHED = 5
-# How long skills must have been unasked for before that is logged.
+# Skills that no task has needed for this long are logged.
 _UNASKED_SINCE = timedelta(minutes=1)
 
 _EXAMPLES = """
 \b
-How tasks and tools match (--match):
-  contains  the needs are a part of the skills: {"can": "print"} is met by
-            {"can": ["print", "scan"], "gpu": 2}
-  schema    the needs are a JSON Schema (2020-12) that the skills satisfy, as
+Values of --match:
+  contains  The needs must be a part of the skills. The needs {"can": "print"}
+            match the skills {"can": ["print", "scan"], "gpu": 2}.
+  schema    The needs are a JSON Schema (2020-12) that the skills must satisfy:
             {"required": ["gpu"], "properties": {"gpu": {"minimum": 2}}}
-            (without "required", a tool that has no gpu satisfies it, too)
-  lab:fits  the function `fits` in lab.py, in this folder, or in any module
-            that is installed
+            Without "required", a tool without a gpu also satisfies it.
+  lab:fits  The function `fits` of the module `lab` must return true. The module
+            is lab.py in the current folder, or an installed module.
 
 \b
-A file lab.py, for --match lab:fits --rank lab:speed:
+An example of lab.py, for --match lab:fits --rank lab:speed:
   from broker.client import MismatchError
 
 \b
@@ -56,8 +56,9 @@ A file lab.py, for --match lab:fits --rank lab:speed:
   def speed(skills, needs):
       return skills["clock"]
 
-A function is given Python values, and asked once for each two kinds of skills and needs: it should go by them
-alone. What it raises is logged, and means no; a MismatchError says why, and becomes a part of the remark.
+The functions receive skills and needs as Python values. The assigner caches the result for each pair of
+skills and needs, so it must depend on these alone. If a function raises an exception, the tool does not
+match, and the assigner logs the exception. The text of a MismatchError becomes a part of the task's remark.
 
 \b
 Examples:
@@ -68,7 +69,7 @@ Examples:
 
 
 class _Function(click.ParamType[Any]):
-    """A function, as `module:function`, or one of some names."""
+    """A function, written as `module:function`, or one of some names."""
 
     name = "module:function"
 
@@ -81,7 +82,7 @@ class _Function(click.ParamType[Any]):
         module, _, path = value.partition(":")
         if not module or not path:
             names = "".join(f"{name}, " for name in self._names)
-            self.fail(f"{value!r} is not {names and f'{names}or '}of the form module:function.", param, ctx)
+            self.fail(f"{value!r} must be {names and f'{names}or '}a function: module:function.", param, ctx)
         return _import(module, path)
 
 
@@ -96,7 +97,7 @@ class _Aging(click.ParamType[Any]):
         with contextlib.suppress(ValueError):
             if 0 < (seconds := float(value)) < float("inf"):
                 return seconds
-        return self.fail(f"{value!r} is neither a number of seconds above 0 nor `off`.", param, ctx)
+        return self.fail(f"{value!r} must be a number of seconds above 0, or `off`.", param, ctx)
 
 
 @click.command(epilog=_EXAMPLES)
@@ -106,13 +107,14 @@ class _Aging(click.ParamType[Any]):
     show_default=True,
     type=_Function(NAMES),
     metavar="|".join((*NAMES, _Function.name)),
-    help="Whether a tool can do a task.",
+    help="How the assigner decides whether a tool can do a task; see below.",
 )
 @click.option(
     "--rank",
     type=_Function(),
     metavar=_Function.name,
-    help="How much a tool is preferred to others that can do the task; more is better.  [default: all alike]",
+    help="A function that returns a number for a tool. Of the tools that can do a task, the one with the"
+    " highest number gets it.  [default: all tools are equal]",
 )
 @click.option(
     "--aging",
@@ -121,10 +123,12 @@ class _Aging(click.ParamType[Any]):
     show_default=True,
     type=_Aging(),
     metavar="SECONDS|off",
-    help="A task that has waited so much longer counts as one priority higher, so that none waits for ever;"
-    " off: priority goes before age, always.",
+    help="For every SECONDS that a task waits, its priority counts as one higher, so that each task gets its"
+    " turn. With `off`, a higher priority always comes first.",
 )
-@click.option("--no-remarks", is_flag=True, help="Do not say of tasks that wait why no tool can do them.")
+@click.option(
+    "--no-remarks", is_flag=True, help="Do not write remarks that explain why no tool can do a waiting task."
+)
 @with_url_option
 def assign(
     *,
@@ -134,17 +138,17 @@ def assign(
     no_remarks: bool,
     url: str | None,
 ) -> None:
-    """Pair tasks with tools, as they become available.
+    """Assign tasks to tools as they become available.
 
-    Tasks are served by priority, and the older ones first. As many get a tool as can; each gets the one that
-    is ranked highest, and of equal ones, one with skills that few tasks need, so that the others stay free.
+    Tasks with a higher priority come first, then older tasks. Each task gets the tool with the highest rank.
+    Of equal tools, it gets one whose skills few tasks need, so that the others stay free.
 
-    A task that no tool can do is told why after some seconds: what is wanted, and what the nearest tool has
-    (`GET /v1/tasks/{id}/explain`). Needs that are passed over again and again, and skills that nobody asks
-    for, are logged every ten minutes and at the end.
+    If no tool can do a task, the assigner writes a remark after some seconds. It says what the task needs,
+    and what the nearest tool has; `broker explain` shows it. Every ten minutes and at the end, the assigner
+    logs skills that no task needs, and needs of tasks that many later tasks overtake.
 
-    It goes on until Ctrl-C or SIGTERM. More than one may run at once. Where the broker has keys, it needs one
-    of the role assigner, in BROKER_KEY.
+    The command runs until Ctrl-C or SIGTERM. You can run several assigners at once. If the broker has keys,
+    set BROKER_KEY to a key with the role assigner.
     """
     tally = _Tally()
     try:
@@ -181,7 +185,7 @@ async def _assign(assigner: Assigner, tally: "_Tally") -> None:
 
 
 class _Tally:
-    """Counts assigned tasks, and logs the count every few seconds."""
+    """Counts assigned tasks, and logs the counts every few seconds."""
 
     def __init__(self) -> None:
         self._tasks = 0
@@ -217,7 +221,7 @@ def _log_unmatched(assigner: Assigner) -> None:
     unmatched = assigner.unmatched()
     for needs in unmatched.needs[:_MOST_UNMATCHED]:
         log.info(
-            "needs are passed over",
+            "needs passed over",
             needs=shown(needs.needs),
             waiting=needs.waiting,
             oldest=needs.oldest,
@@ -227,7 +231,7 @@ def _log_unmatched(assigner: Assigner) -> None:
     unasked = [skills for skills in unmatched.skills if datetime.now(UTC) - skills.since > _UNASKED_SINCE]
     for skills in unasked[:_MOST_UNMATCHED]:
         log.info(
-            "skills are not asked for",
+            "skills not needed",
             skills=shown(skills.skills),
             tools=skills.tools[:_MOST_UNMATCHED],
             since=f"{skills.since:%Y-%m-%dT%H:%M:%SZ}",
@@ -241,25 +245,25 @@ def _import(module: str, path: str) -> Any:
         loaded = import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise click.BadParameter(_broken(module, error)) from error
+            raise click.BadParameter(_import_failure(module, error)) from error
         raise click.BadParameter(
-            f"There is no module {module!r} in {Path.cwd()}, nor among those that are installed."
+            f"There is no module {module!r} in {Path.cwd()}, and none of this name is installed."
         ) from error
     except (Exception, SystemExit) as error:  # a user's module may raise anything
-        raise click.BadParameter(_broken(module, error)) from error
+        raise click.BadParameter(_import_failure(module, error)) from error
     try:
         function = attrgetter(path)(loaded)
     except AttributeError as error:
         raise click.BadParameter(f"Module {module!r} has no {path!r}.") from error
     if not callable(function):
         raise click.BadParameter(
-            f"{module}:{path} is no function, but {shorten(one_line(repr(function)), 60)}."
+            f"{module}:{path} is not a function, but {shorten(one_line(repr(function)), 60)}."
         )
     return function
 
 
-def _broken(module: str, error: BaseException) -> str:
-    """Return the message that a module cannot be imported, with the line that failed."""
+def _import_failure(module: str, error: BaseException) -> str:
+    """Return the message for a module that cannot be imported, with the line that failed."""
     if isinstance(error, SyntaxError):
         file, line, message = error.filename, error.lineno, error.msg
     else:

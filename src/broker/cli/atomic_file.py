@@ -1,4 +1,4 @@
-"""Write a file as a whole, or not at all."""
+"""Write a complete file, or none."""
 
 import contextlib
 import fcntl
@@ -17,7 +17,7 @@ _NEW_SECONDS = 60.0
 
 @contextlib.contextmanager
 def atomic_file(path: Path, *, replace: bool, option: str, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """Yield a temporary file that gets its name when the block has ended without an error.
+    """Yield a temporary file that gets its final name if the block ends without an error.
 
     Args:
         path: The file.
@@ -37,7 +37,7 @@ def atomic_file(path: Path, *, replace: bool, option: str, mode: int = 0o666) ->
             _may_write(path, replace=replace, option=option)
             Path(file.name).replace(path)
     except OSError as error:
-        raise click.ClickException(f"{path} cannot be written: {error.strerror}.") from error
+        raise click.ClickException(f"Cannot write {path}: {error.strerror}.") from error
 
 
 @contextlib.contextmanager
@@ -46,7 +46,7 @@ def _partial(folder: Path, prefix: str, mode: int) -> Iterator[BinaryIO]:
     part = folder / f"{prefix}{uuid4().hex}.partial"
     try:
         with open(part, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            # Shows later commands that this one still writes the file.
+            # The lock shows later commands that this one still writes the file.
             with contextlib.suppress(OSError):  # some network file systems have no locks
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield file
@@ -66,13 +66,13 @@ def _remove_leftovers(folder: Path, prefix: str) -> None:
 
 
 def _without_waiting(name: str, flags: int) -> int:
-    """Open a path that may be a pipe or a link."""
+    """Open a path without waiting if it is a pipe, and without following a link."""
     return os.open(name, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
 
 
 def _may_write(path: Path, *, replace: bool, option: str) -> None:
     if path.exists():
         if not path.is_file():
-            raise click.ClickException(f"{path} is no ordinary file.")
+            raise click.ClickException(f"{path} is not a regular file.")
         if not replace:
-            raise click.ClickException(f"{path} is there already; {option} replaces it.")
+            raise click.ClickException(f"{path} already exists. Use {option} to replace it.")

@@ -1,4 +1,4 @@
-"""`broker backup`: write a database into a file."""
+"""`broker backup`: write a backup of a database to a file."""
 
 from pathlib import Path
 
@@ -23,30 +23,30 @@ _EXAMPLES = """
 \b
 Examples:
   broker backup broker.dump
-  broker backup --overwrite "broker-$(date +%a).dump"     one for each day of the week
+  broker backup --overwrite "broker-$(date +%a).dump"     one file per weekday
   BROKER_DATA_DIR=/srv/broker broker backup broker.dump
-
-The file is one of `pg_dump --format=custom`: `broker restore` reads it in, and so does `pg_restore`.
 """
 
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
+@click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
 def backup(file: Path, *, overwrite: bool) -> None:
-    """Write all that the database holds into FILE, as it is in one moment.
+    """Write a consistent backup of the database to FILE.
 
-    It is the database of BROKER_DATABASE_URL, or the embedded one in BROKER_DATA_DIR: set them as the service
-    has them, whether it runs or not. A running service goes on meanwhile. The file is there only when it is
-    whole; until then it has another name. Only you may read it: payloads, results and the hashes of keys are
-    in it.
+    The command uses the database of BROKER_DATABASE_URL, or the embedded PostgreSQL in BROKER_DATA_DIR. Set
+    them as for the service. The service may run meanwhile.
+
+    FILE gets its name only when it is complete. Only you can read it: it contains payloads, results and the
+    hashes of keys. Its format is that of `pg_dump --format=custom`, so `broker restore` and `pg_restore` read
+    it. For more about backups, see /help/operate/backup/ on the service.
     """
     settings = settings_from_environment()
-    require_database(settings, "Set BROKER_DATA_DIR or BROKER_DATABASE_URL as the service has it.")
+    require_database(settings, "Set BROKER_DATA_DIR or BROKER_DATABASE_URL as for the service.")
     with sigterm_as_ctrl_c(), clear_database_errors(), open_database(settings, shared=True) as url:
         target = DatabaseTarget.of(url, own=settings.direct_url is not None)
         if run_in_transaction(url, schema_version.current_version) is None:
-            raise click.ClickException(f"There is nothing in {database_name(settings)} yet.")
+            raise click.ClickException(f"There is nothing to back up: {database_name(settings)} is empty.")
         with (
             atomic_file(file, replace=overwrite, option="--overwrite", mode=0o600) as output,
             spinner("writing") as describe,

@@ -1,4 +1,4 @@
-"""`broker bench`: measure what the broker does on this machine."""
+"""`broker bench`: measure the broker on this machine."""
 
 import contextlib
 import resource
@@ -27,31 +27,56 @@ from broker.postgres.errors import EmbeddedError
 _DESCRIPTIONS = "\n".join(f"  {name:<10} {scenario.says}" for name, scenario in SCENARIOS.items())
 
 
-@click.command(epilog=f"\b\nScenarios ({', '.join(LONG)} only where they are asked for):\n{_DESCRIPTIONS}")
+_EPILOG = f"""
+\b
+Scenarios ({", ".join(LONG)} run only if you name them):
+{_DESCRIPTIONS}
+
+\b
+Examples:
+  broker bench
+  broker bench submit drain --rounds 5 --json figures.json
+"""
+
+
+@click.command(epilog=_EPILOG)
 @click.argument("scenarios", nargs=-1, type=click.Choice(list(SCENARIOS)), metavar="[SCENARIO]...")
-@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 100), help="Rounds of each.")
+@click.option(
+    "--rounds",
+    default=3,
+    show_default=True,
+    type=click.IntRange(1, 100),
+    help="How often to measure each scenario.",
+)
 @click.option(
     "--seconds",
     default=5.0,
     show_default=True,
     type=click.FloatRange(0.2, 600),
-    help="Of what runs for a time.",
+    help="How many seconds to measure, in scenarios that measure for a time.",
 )
 @click.option(
     "--share",
     default=1.0,
     show_default=True,
     type=click.FloatRange(0.001, 100),
-    help="Of the usual numbers of tasks and tools, take so much.",
+    help="The share of the usual numbers of tasks and tools: 0.1 for a tenth.",
 )
-@click.option("--url", help="Measure this service, and not one of its own; its ceilings are left out.")
 @click.option(
-    "--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write everything here."
+    "--url",
+    help="Measure the service at this URL. The command then starts no service, and leaves out the limits of"
+    " the machine.  [default: start a service]",
+)
+@click.option(
+    "--json",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write the figures of every round to this file, as JSON.",
 )
 @click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where databases go.  [default: temporary]",
+    help="The folder for the databases.  [default: a temporary folder]",
 )
 def bench(
     scenarios: Sequence[str],
@@ -63,13 +88,13 @@ def bench(
     file: Path | None,
     folder: Path | None,
 ) -> None:
-    """Measure what the broker does on this machine.
+    """Measure the broker on this machine.
 
-    Each round starts a service of its own on an empty database of an embedded PostgreSQL with durable
-    settings, as `broker serve` does, and puts load on it from this process. Beside each figure stands what
-    the machine allows, measured in the same round: a bare Litestar that echoes the same body, pgbench with
-    the same SQL, the same service without group commit. Compare ratios: absolute figures move with the
-    machine. Let nothing else run meanwhile.
+    Each round starts a service on an empty database, with the embedded PostgreSQL and the settings of `broker
+    serve`, and puts load on it. Each figure is shown next to the limit of this machine, measured in the same
+    round: a bare Litestar that echoes the same body, pgbench with the same SQL, and the same service without
+    group commit. Compare the ratios, because absolute figures depend on the machine. Run nothing else
+    meanwhile.
     """
     _allow_many_connections()
     names = scenarios or [name for name in SCENARIOS if name not in LONG]
@@ -78,11 +103,11 @@ def bench(
         with sigterm_as_ctrl_c(), _stage(url, folder) as stage:
             measured = _measure(console, stage, names, rounds=rounds, size=Size(seconds=seconds, share=share))
     except (BenchError, EmbeddedError, OSError, TimeoutError, psutil.Error) as error:
-        raise click.ClickException(f"{error or 'The service did not answer in time.'}") from error
+        raise click.ClickException(f"{error or 'The service did not respond in time.'}") from error
     console.print(display.figures_table(measured))
     if file is not None:
         file.write_bytes(msgspec.json.format(msgspec.json.encode(display.document(measured)), indent=2))
-        console.print(f"Every round is in {file}.")
+        console.print(f"Wrote the figures of every round to {file}.")
 
 
 def _measure(
@@ -115,13 +140,13 @@ def _stage(url: str | None, folder: Path | None) -> Iterator[Stage]:
     with contextlib.ExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="broker-bench-")))
-            # Started by root, PostgreSQL runs under another account, which needs to enter the folder.
+            # Under root, PostgreSQL runs as another account, which must be able to enter the folder.
             folder.chmod(0o755)
         yield Stage(stack.enter_context(EmbeddedPostgres(folder / "bench")))
 
 
 def _allow_many_connections() -> None:
-    """Raise the limit of open files: each waiting tool needs a connection."""
+    """Raise the limit of open files, because each waiting tool needs a connection."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,4 +1,4 @@
-"""Find and open the database of the settings: a given one, or the embedded PostgreSQL."""
+"""Find and open the database of the settings: the user's own, or the embedded PostgreSQL."""
 
 import contextlib
 import os
@@ -22,17 +22,17 @@ from broker.telemetry import logs
 
 log = structlog.get_logger(__name__)
 
-# By PostgreSQL's SQLSTATE.
+# The key is PostgreSQL's SQLSTATE.
 _ADVICE = {
-    "28000": "where that user is missing, `createuser --pwprompt USER` makes it",
-    "28P01": "the password is in the URL, or in the file that BROKER_DATABASE_PASSWORD_FILE names",
-    "3D000": "`createdb --owner USER --encoding UTF8 --template template0 NAME` makes it",
-    "42501": "the database has to belong to the user that the broker comes as",
+    "28000": "if the user does not exist, create it with `createuser --pwprompt USER`",
+    "28P01": "check the password in the URL, or in the file that BROKER_DATABASE_PASSWORD_FILE names",
+    "3D000": "create it with `createdb --owner USER --encoding UTF8 --template template0 NAME`",
+    "42501": "make the broker's user the owner of the database",
 }
 
 
 def settings_from_environment() -> Settings:
-    """Return the settings, or end the command with a clear message if one is not valid."""
+    """Return the settings, or end the command with an error message if one is not valid."""
     try:
         return Settings.from_environment()
     except SettingsError as error:
@@ -41,7 +41,7 @@ def settings_from_environment() -> Settings:
 
 @contextlib.contextmanager
 def clear_database_errors() -> Iterator[None]:
-    """End the command with a clear message if the database fails, and log warnings only."""
+    """End the command with an error message if the database fails, and log warnings only."""
     logs.configure("warning")
     try:
         yield
@@ -49,16 +49,16 @@ def clear_database_errors() -> Iterator[None]:
         raise click.ClickException(str(error)) from error
     except Unavailable as error:
         raise click.ClickException(
-            f"The database does not answer: {_with_advice(error.__cause__)}"
+            f"The database does not respond: {_with_advice(error.__cause__)}"
         ) from error
     except DBAPIError as error:
-        raise click.ClickException(f"The database refuses it: {_with_advice(error)}") from error
+        raise click.ClickException(f"The database refuses the request: {_with_advice(error)}") from error
     except SQLAlchemyError as error:
         raise click.ClickException(f"The database cannot be used: {error}") from error
 
 
 def _with_advice(error: BaseException | None) -> str:
-    """Return the message of PostgreSQL, and what to do about it."""
+    """Return the message of PostgreSQL with advice, if there is any."""
     error = getattr(error, "orig", error)
     advice = _ADVICE.get(str(getattr(error, "sqlstate", "")))
     return f"{error}; {advice}" if advice else str(error)
@@ -83,7 +83,7 @@ def migrated_database(settings: Settings) -> Iterator[Settings]:
 
     folder = _folder(settings)
     with EmbeddedPostgres(folder) as postgres:
-        log.info("embedded PostgreSQL is up", data_dir=str(folder))
+        log.info("embedded PostgreSQL started", data_dir=str(folder))
         run_async(migration.migrate, postgres.url())
         yield msgspec.structs.replace(settings, database_url=postgres.url(), listen_url=None)
 
@@ -96,14 +96,14 @@ def database_name(settings: Settings) -> str:
 
 
 def require_database(settings: Settings, advice: str) -> None:
-    """End the command with some advice if there is no embedded database, which is created on first use."""
+    """End the command with this advice if the service has not created its embedded database yet."""
     if settings.database_url is None and not (_folder(settings) / "postgres").exists():
         name = database_name(settings).removeprefix("the ")
         raise click.ClickException(f"There is no {name} yet. {advice}")
 
 
 def default_data_dir(instead: str = "BROKER_DATA_DIR") -> Path:
-    """Return the default data folder: of the system for root, else of this user.
+    """Return the default data folder: one of the system for root, one of this user otherwise.
 
     If this user has no home folder, end the command with a message that names `instead`, the setting or
     option for another folder.
@@ -115,8 +115,8 @@ def default_data_dir(instead: str = "BROKER_DATA_DIR") -> Path:
         return (Path(base) if base else Path.home() / ".local" / "share") / "broker"
     except RuntimeError as error:
         raise click.ClickException(
-            f"User id {os.geteuid()} has no home folder to keep data in: set {instead} to a folder,"
-            " or set HOME."
+            f"User id {os.geteuid()} has no home folder to keep data in. Set {instead} to a folder, or set"
+            " HOME."
         ) from error
 
 
@@ -144,11 +144,13 @@ def _check_schema(url: str) -> None:
         problem = run_in_transaction(url, schema_version.schema_problem)
     except (DBAPIError, Unavailable) as error:
         cause = error if isinstance(error, DBAPIError) else error.__cause__
-        what = "refuses it" if isinstance(cause, DBAPIError) else "does not answer"
+        problem = "refuses the connection" if isinstance(cause, DBAPIError) else "does not respond"
         pooler = "startup parameter" in str(cause)
-        hint = " Is it a pooler? Then set BROKER_LISTEN_URL to the database itself." if pooler else ""
+        hint = (
+            " If this is a pooler, set BROKER_LISTEN_URL to the URL of PostgreSQL itself." if pooler else ""
+        )
         raise click.ClickException(
-            f"The database of BROKER_DATABASE_URL {what}: {_with_advice(cause)}{hint}"
+            f"The database of BROKER_DATABASE_URL {problem}: {_with_advice(cause)}{hint}"
         ) from error
     if problem:
         raise click.ClickException(f"The database {problem}.")
@@ -156,7 +158,7 @@ def _check_schema(url: str) -> None:
 
 @contextlib.contextmanager
 def running_database(settings: Settings) -> Iterator[str]:
-    """Yield the URL of the database with the current schema, even if a service uses the embedded one.
+    """Yield the URL of the database with the current schema. A service may use the embedded one meanwhile.
 
     Raises:
         EmbeddedError: The embedded PostgreSQL cannot run.
@@ -173,7 +175,7 @@ def running_database(settings: Settings) -> Iterator[str]:
 
 @contextlib.contextmanager
 def open_database(settings: Settings, *, shared: bool) -> Iterator[str]:
-    """Yield the URL of the database, whatever schema it has. If there is a pooler, go past it.
+    """Yield the URL of the database, with any schema. Connect to PostgreSQL itself, not to a pooler.
 
     Args:
         settings: The settings.

@@ -1,4 +1,4 @@
-"""Make, list and revoke keys in the database, for `broker keys` without a broker."""
+"""Create, list and revoke keys in the database, for `broker keys` without a running broker."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,9 +18,9 @@ from broker.store import keys
 
 
 class DatabaseKeys:
-    """The keys in the database of the settings, whether a service uses it or not.
+    """The keys in the database of the settings, which a service may use at the same time.
 
-    There has to be a database: no service would use the keys of a new one.
+    The database must exist, because no service would use the keys of a new one.
     """
 
     def __init__(self) -> None:
@@ -28,20 +28,20 @@ class DatabaseKeys:
         self.where = f"in {database_name(self._settings)}"
         require_database(
             self._settings,
-            "Set BROKER_URL to a running broker, or BROKER_DATA_DIR or BROKER_DATABASE_URL as its service"
-            " has it.",
+            "Set BROKER_URL to the URL of a running broker, or set BROKER_DATA_DIR or BROKER_DATABASE_URL as"
+            " for the service.",
         )
 
     def create(self, name: str, roles: Sequence[Role], *, replace: bool) -> tuple[str, bool] | None:
-        """Make a key; return it, and whether it is the first. None: there is one of this name."""
+        """Create a key. Return it, and whether it is the first key; None if the name is in use."""
         key = new_key()
         with self._database() as url:
             is_first = not run_in_transaction(url, keys.read_all)
-            made = run_in_transaction(url, keys.create, name, roles, hashed(key), replace=replace)
-        return None if made is None else (key, is_first)
+            created = run_in_transaction(url, keys.create, name, roles, hashed(key), replace=replace)
+        return None if created is None else (key, is_first)
 
     def rows(self) -> list[Row]:
-        """Return the names of the columns, and a row for each key, the revoked ones too."""
+        """Return the names of the columns, and a row for each key, including revoked keys."""
         with self._database() as url:
             all_keys = run_in_transaction(url, keys.read_all)
         return [
@@ -53,12 +53,12 @@ class DatabaseKeys:
         ]
 
     def revoke(self, name: str) -> bool:
-        """Revoke the key of this name, and return whether there was one in use."""
+        """Revoke the key of this name, and return whether there was one that was not revoked."""
         with self._database() as url:
             return run_in_transaction(url, keys.revoke, name)
 
     @contextmanager
     def _database(self) -> Iterator[str]:
-        """Start the embedded PostgreSQL for as long as the block takes, if it does not run; yield the URL."""
+        """Yield the URL of the database. Run the embedded PostgreSQL during the block if no service does."""
         with clear_database_errors(), running_database(self._settings) as url:
             yield url

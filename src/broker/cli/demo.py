@@ -1,4 +1,4 @@
-"""`broker demo`: show a laboratory at work, on real images."""
+"""`broker demo`: run a demo laboratory on real images."""
 
 import signal
 import sys
@@ -16,27 +16,38 @@ from broker.cli.output import this_program
 from broker.cli.stop_signals import run_async, sigterm_as_ctrl_c
 from broker.schemas.archive import ArchiveRecord
 
+_EXAMPLES = """
+\b
+Examples:
+  broker demo
+  broker demo --keep --port 8000
+"""
 
-@click.command()
-@click.option("--keep", is_flag=True, help="Leave the service up afterwards, to look around; Ctrl-C ends it.")
+
+@click.command(epilog=_EXAMPLES)
+@click.option("--keep", is_flag=True, help="Keep the service running afterwards, until Ctrl-C.")
 @click.option(
-    "--port", default=0, type=click.IntRange(0, 65535), help="The service's port.  [default: a free one]"
+    "--port",
+    default=0,
+    type=click.IntRange(0, 65535),
+    help="The port of the service.  [default: a free port]",
 )
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where its data is kept: nothing of a service of yours.  [default: broker-demo, beside a service's]",
+    help="The folder for the data of the demo. Do not use the folder of another service.  [default:"
+    " broker-demo next to the default BROKER_DATA_DIR]",
 )
 def demo(keep: bool, port: int, data_dir: Path | None) -> None:
-    """Watch a laboratory at work, on real images.
+    """Run a demo laboratory on real images.
 
-    Instruments submit pictures (of cells, eyes, the sky, pages, coins), an assigner pairs them with the tools
-    that can analyse them, and five tools do: each a process of its own, parked in a long poll until there is
-    something to do.
+    The demo starts a service with its own database, an assigner and five tools. Instruments submit pictures
+    of cells, eyes, the sky, pages and coins. The assigner pairs them with the tools that can analyze them.
+    Each tool is a separate process, which waits in a long poll until it has work.
     """
     if find_spec("skimage") is None:
         raise click.ClickException(
-            "The demo needs its images: run `pip install '.[demo]'` in the broker's folder."
+            "The demo needs scikit-image and its images. Run `pip install '.[demo]'` in the broker's folder."
         )
     # Without a terminal, do not wrap lines.
     console = Console(width=None if sys.stdout.isatty() else 160)
@@ -46,7 +57,7 @@ def demo(keep: bool, port: int, data_dir: Path | None) -> None:
             succeeded = _run(console, folder, keep=keep, port=port)
     except (TimeoutError, RuntimeError) as error:
         raise click.ClickException(
-            f"The demo's service did not start; what it said stands above. {error}"
+            f"The service of the demo did not start. Its messages are above. {error}"
         ) from error
     sys.exit(0 if succeeded else 1)
 
@@ -55,10 +66,10 @@ def _run(console: Console, data_dir: Path, *, keep: bool, port: int) -> bool:
     from broker.demo import display, laboratory  # noqa: PLC0415 - needs the extra
 
     started_at = time.monotonic()
-    console.print("Starting the service, its database, and five tools …")
+    console.print("Starting the service, its database and five tools …")
     with laboratory.service(data_dir, port) as url:
         run_async(laboratory.until_ready, url)
-        console.print(f"Watch it in a browser, too: {url} (and the API's page: {url}/docs)\n", soft_wrap=True)
+        console.print(f"Dashboard: {url}\nAPI: {url}/docs\n", soft_wrap=True)
         with laboratory.tools(url):
             records = run_async(_watch, console, url)
         console.print(display.results(records))
@@ -67,15 +78,13 @@ def _run(console: Console, data_dir: Path, *, keep: bool, port: int) -> bool:
             f"{succeeded} of {len(records)} tasks succeeded, in {time.monotonic() - started_at:.0f} s.\n"
         )
         if keep:
-            console.print(
-                f"The service stays up, with all that was done: {url}\nCtrl-C ends it.", soft_wrap=True
-            )
+            console.print(f"The service keeps running at {url}. Stop it with Ctrl-C.", soft_wrap=True)
             with suppress(KeyboardInterrupt):
                 signal.pause()
     console.print(
-        "The whole story is kept in the archive. To read it:\n"
+        "The archive keeps all records. To read them, run:\n"
         f"  BROKER_DATA_DIR={data_dir} {this_program()} serve\n"
-        "  and open http://127.0.0.1:8000/#/history",
+        "Then open http://127.0.0.1:8000/#/history",
         soft_wrap=True,
     )
     return succeeded == len(records)

@@ -1,4 +1,4 @@
-"""Run a command as process 1 of a container, which inherits every process that loses its parent."""
+"""Run a command as process 1 of a container, which becomes the parent of every orphan process."""
 
 import contextlib
 import os
@@ -10,18 +10,18 @@ _INIT_PID = 1
 
 
 def run_in_child() -> None:
-    """Continue in a child process if this is process 1; reap every ended process, and forward signals.
+    """Continue in a child process if this is process 1. Process 1 reaps ended processes and forwards signals.
 
-    Without this, orphans stay as zombies when they end, until no process can be started. Process 1 exits with
+    Without this, ended orphans would stay as zombies until no new process can start. Process 1 exits with
     the status of the child.
     """
     if os.getpid() != _INIT_PID:
         return
-    # Not forwarded: signals that nobody can handle, and those that concern process 1 itself.
+    # Not forwarded: signals that no process can handle, and those that concern process 1 itself.
     kept = {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGTTIN, signal.SIGTTOU}
     kept |= {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
     forwarded = {number for number in signal.valid_signals() - kept if signal.getsignal(number) is not None}
-    # Signals wait until they can be forwarded.
+    # The kernel keeps signals until this process can forward them.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, forwarded)
     child = os.fork()
     if child == 0:
@@ -45,7 +45,7 @@ def run_in_child() -> None:
 
 
 def _lead_own_group() -> None:
-    """Have the terminal send Ctrl-C to this process only. Otherwise process 1 would forward it once more."""
+    """Let the terminal send Ctrl-C to this process only. Otherwise process 1 would forward it again."""
     os.setpgid(0, 0)
     if os.isatty(0):
         previous = signal.signal(signal.SIGTTOU, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""`broker keys`: make, list and revoke keys."""
+"""`broker keys`: create, list and revoke keys."""
 
 import re
 import secrets
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from broker.cli.output import aligned
+from broker.cli.output import align_columns
 from broker.cli.stop_signals import run_async
 from broker.cli.url_option import clear_request_errors
 from broker.client.addresses import in_path, url_of_broker
@@ -31,12 +31,20 @@ _NAME = re.compile(ID_PATTERN)
 _LINES = "\n".join(f"  {role:<9}  {text}" for role, text in ROLES.items())
 _ROLES = f"""
 \b
-The roles:
+Roles:
 {_LINES}
 
-A key is shown once, when it is made; the database has only its hash. Programs read it from BROKER_KEY; with
-curl it is -H "Authorization: Bearer $BROKER_KEY". What a key has submitted and registered belongs to its
-name: when that is given to a new key, so is what belongs to it.
+The command shows a key only once, when it creates it. The database stores only its hash. Programs read the
+key from BROKER_KEY; with curl, send -H "Authorization: Bearer $BROKER_KEY". Tasks and tools belong to the
+name of the key that submitted or registered them. If you replace the key of a name, they belong to the new
+key.
+
+\b
+Examples:
+  broker keys create --role admin --name me
+  broker keys create --role submitter --role tool --name xrd
+  broker keys list
+  broker keys revoke xrd
 """
 
 _PATIENCE_SECONDS = 5.0
@@ -45,19 +53,19 @@ _url = click.option(
     "--url",
     envvar="BROKER_URL",
     show_envvar=True,
-    help="URL of a running broker; once there are keys, set BROKER_KEY to the key of an admin."
+    help="The URL of a running broker. If the broker has keys, set BROKER_KEY to a key with the role admin."
     "  [default: use the database]",
 )
 
 
 @click.group(epilog=_ROLES)
 def keys() -> None:
-    """Make, list and revoke keys.
+    """Create, list and revoke keys.
 
-    With --url or BROKER_URL, the command asks a running broker. Otherwise it uses the database of
-    BROKER_DATABASE_URL, or the embedded one in BROKER_DATA_DIR: set them as the service has them, whether it
-    runs or not. A running service knows of a change within two seconds. As soon as there is a key, every
-    request needs one.
+    With --url or BROKER_URL, the command uses a running broker. Otherwise it uses the database of
+    BROKER_DATABASE_URL, or the embedded PostgreSQL in BROKER_DATA_DIR. Set them as for the service, which may
+    run meanwhile. A running service applies changes within two seconds. As soon as a key exists, every
+    request needs a key.
     """
 
 
@@ -68,53 +76,56 @@ def keys() -> None:
     multiple=True,
     required=True,
     type=click.Choice(list(ROLES)),
-    help="May be given repeatedly.",
+    help="A role of the key. Repeat the option for several roles.",
 )
-@click.option("--name", help="What the key is called in lists.  [default: its roles and some letters]")
-@click.option("--replace", is_flag=True, help="Revoke the key that has the name in the same moment.")
+@click.option("--name", help="The name of the key.  [default: its roles and four random characters]")
+@click.option("--replace", is_flag=True, help="If a key has this name, revoke it at the same time.")
 @_url
 def create(roles: tuple[Role, ...], name: str | None, replace: bool, url: str | None) -> None:
-    """Make a key; it is the last line of the output, and is shown this once."""
+    """Create a key, and print it as the last line of the output.
+
+    The key cannot be shown again.
+    """
     roles = tuple(dict.fromkeys(roles))
     name = name if name is not None else "-".join((*roles, secrets.token_hex(2)))
     if not _NAME.match(name):
         raise click.UsageError(
-            "A name has 1 to 128 characters of A-Z a-z 0-9 . _ ~ : - and begins with a letter or a digit."
+            "A name must have 1 to 128 characters of A-Z a-z 0-9 . _ ~ : - and begin with a letter or a"
+            " digit."
         )
     target = _keys_at(url)
-    if (made := target.create(name, roles, replace=replace)) is None:
-        raise click.ClickException(
-            f"There is a key {name!r} already: choose another name, or --replace it by the new one."
-        )
-    key, is_first = made
+    if (created := target.create(name, roles, replace=replace)) is None:
+        raise click.ClickException(f"Key {name!r} already exists. Choose another --name, or use --replace.")
+    key, is_first = created
     if is_first and "admin" not in roles:
         click.echo(
-            "Warning: this is the first key. From now on every request needs one, and this one makes no"
-            " other. Unless the service has a key from BROKER_ADMIN_KEY, make a second one, with the role"
-            " admin, in the database, without --url and BROKER_URL.",
+            "Warning: this is the first key. From now on every request needs a key, and this one cannot"
+            " create others. Unless the service has BROKER_ADMIN_KEY, create a second key with the role"
+            " admin, in the database: without --url and BROKER_URL.",
             err=True,
         )
-    click.echo(f"Key {name} ({', '.join(roles)}) is made {target.where}. It is shown this once:", err=True)
+    click.echo(f"Created key {name} ({', '.join(roles)}) {target.where}. It is shown only once:", err=True)
     click.echo(key)
 
 
 @keys.command("list")
 @_url
 def list_(url: str | None) -> None:
-    """List the keys: their names and roles, and when they were made, last used and revoked.
+    """List the keys with their roles and times.
 
-    A broker lists the keys in use; the database has the revoked ones, too.
+    The times are those of creation, last use and revocation. A running broker lists only keys that are not
+    revoked. The database lists all keys.
     """
     target = _keys_at(url)
     table = target.rows()
     if len(table) == 1:
         click.echo(
-            f"There are no keys {target.where}: unless its service has one from BROKER_ADMIN_KEY,"
-            " everybody on its machine may do everything.",
+            f"There are no keys {target.where}. Unless the service has BROKER_ADMIN_KEY, everybody on its"
+            " machine may do everything.",
             err=True,
         )
         return
-    for line in aligned(table):
+    for line in align_columns(table):
         click.echo(line)
 
 
@@ -122,22 +133,21 @@ def list_(url: str | None) -> None:
 @click.argument("name")
 @_url
 def revoke(name: str, url: str | None) -> None:
-    """Revoke a key: within two seconds it is good for nothing, nor are the tokens of the tools it registered.
+    """Revoke a key.
 
-    What it has submitted and registered stays; its tools go offline, and what they had begun goes back. To
-    change a key for another, so that its tools go on, use `broker keys create --replace`.
+    The key and the tokens of the tools that it registered stop working within two seconds. Its tasks and
+    tools stay. Its tools go offline when their leases expire, and their tasks become available to other
+    tools. To replace a key while its tools continue, use `broker keys create --replace`.
     """
     if name.startswith(KEY_PREFIX):
-        raise click.UsageError("That is a key; give its name, as `broker keys list` shows it.")
+        raise click.UsageError("This is a key. Use its name, as `broker keys list` shows it.")
     if not _keys_at(url).revoke(name):
-        raise click.ClickException(
-            f"There is no key {name!r} in use; `broker keys list` shows those there are."
-        )
-    click.echo(f"Key {name} is revoked.", err=True)
+        raise click.ClickException(f"There is no key {name!r} in use. `broker keys list` shows all keys.")
+    click.echo(f"Revoked key {name}.", err=True)
 
 
 def key_row(name: str, roles: Sequence[str], *times: datetime | None) -> Row:
-    """Return the cells of a key: its name, its roles, and its times to the minute."""
+    """Return the table cells of a key: its name, its roles, and its times to the minute."""
     return (name, ",".join(roles), *(f"{time:%Y-%m-%d %H:%M}" if time else "" for time in times))
 
 
@@ -193,7 +203,7 @@ class _BrokerKeys:
 
     @contextmanager
     def _refused(self, expected: str | None = None) -> Iterator[None]:
-        """End the command with a clear message if the broker refuses; the expected code ends the block."""
+        """End the command with an error message on a refusal. An expected code ends the block only."""
         with clear_request_errors(self._url):
             try:
                 yield

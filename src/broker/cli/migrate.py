@@ -1,4 +1,4 @@
-"""`broker migrate`: migrate the schema of a database of one's own."""
+"""`broker migrate`: upgrade the schema of the user's own database."""
 
 import click
 
@@ -6,12 +6,19 @@ from broker.cli.database import clear_database_errors, run_in_transaction, setti
 from broker.cli.stop_signals import run_async
 from broker.store import migration, schema_version
 
+_EXAMPLES = """
+\b
+Example:
+  BROKER_DATABASE_URL=postgresql://broker@db/broker broker migrate
+"""
 
-@click.command()
+
+@click.command(epilog=_EXAMPLES)
 def migrate() -> None:
-    """Bring the schema of BROKER_DATABASE_URL up to date.
+    """Upgrade the schema of the database of BROKER_DATABASE_URL to the version of this broker.
 
-    The embedded PostgreSQL needs no such call: `broker serve` sees to it.
+    Back up the database first, see `broker backup`. For the embedded PostgreSQL, `broker serve` upgrades the
+    schema itself. For more about upgrades, see /help/operate/upgrade/ on the service.
     """
     url = settings_from_environment().direct_url
     if url is None:
@@ -20,6 +27,6 @@ def migrate() -> None:
         try:
             run_async(migration.migrate, url)
         except OSError as error:
-            raise click.ClickException(f"The database does not answer: {error}") from error
+            raise click.ClickException(f"The database does not respond: {error}") from error
         version = run_in_transaction(url, schema_version.current_version)
     click.echo(f"The schema is at version {version}.")

@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from broker.texts import shorten
 
-# Windows programs put it at the beginning of files and output.
+# Windows programs write it at the beginning of files and output.
 BYTE_ORDER_MARK = codecs.BOM_UTF8
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
@@ -22,7 +22,7 @@ _DURATION = re.compile(rf"(\d+(?:\.\d+)?)([{''.join(_UNITS)}]?)", re.ASCII)
 
 
 class TextType(click.ParamType[str]):
-    """A text that can be sent to a broker: its bytes are UTF-8."""
+    """A text that can be sent to a broker, because its bytes are UTF-8."""
 
     name = "text"
 
@@ -36,7 +36,7 @@ class TextType(click.ParamType[str]):
 
 
 def require_utf8(command: click.Command) -> None:
-    """Have a command and its subcommands refuse texts that are not UTF-8, and name the option."""
+    """Let a command and its subcommands refuse texts that are not UTF-8, with the name of the option."""
     for parameter in command.params:
         if parameter.type is click.STRING:
             parameter.type = TextType()
@@ -60,14 +60,17 @@ class DurationType(click.ParamType[float]):
             return value
         seconds = _seconds(str(value))
         if seconds is None:
-            self.fail(f"{value!r} is no span of time: give seconds, or a number with s, m, h, d or w", param)
+            self.fail(
+                f"{value!r} is not a duration. Write a number of seconds, or a number with s, m, h, d or w",
+                param,
+            )
         if not self._lowest <= seconds <= self._highest:
             self.fail(f"{value!r} is not between {self._lowest:g} and {self._highest:g} seconds", param)
         return seconds
 
 
 class MomentType(click.ParamType[datetime]):
-    """A time, a date, or a duration from now, or back from now (`ago`)."""
+    """A time, a date, or a duration from now, or before now (`ago`)."""
 
     name = "time"
 
@@ -86,11 +89,11 @@ class MomentType(click.ParamType[datetime]):
         except (ValueError, OverflowError, OSError):
             duration = "2h (two hours ago), 7d" if self._sign < 0 else "10m (in ten minutes), 2h"
             examples = f"2026-07-02T09:30:00Z, 2026-07-02, or {duration}"
-            self.fail(f"{value!r} is no time: give one like {examples}", param)
+            self.fail(f"{value!r} is not a time. Examples: {examples}", param)
 
 
 class JsonType(click.ParamType[Raw]):
-    """A JSON value, `@FILE` for a file with one, or `-` for `stdin`. Numbers keep every digit."""
+    """A JSON value, `@FILE` for a file that contains one, or `-` for `stdin`. Numbers keep every digit."""
 
     name = "json"
 
@@ -106,14 +109,14 @@ class JsonType(click.ParamType[Raw]):
             str(text, "utf-8")
             return Raw(bytes(msgspec.json.decode(text, type=Raw)).strip())
         except UnicodeDecodeError as error:
-            self.fail(f"is not UTF-8: byte {error.start} cannot be read", param)
+            self.fail(f"is not UTF-8: byte {error.start} cannot be decoded", param)
         except RecursionError:
-            self.fail("is nested too deep", param)
+            self.fail("is nested too deeply", param)
         except msgspec.DecodeError as error:
             why = str(error).removeprefix("JSON is malformed: ")
             word = re.fullmatch(r"\w[\w./ -]*", str(value))
-            hint = f"""; a text has quotes of its own: '"{value}"'""" if word else ""
-            self.fail(f"{shorten(text.decode('utf-8', 'replace'), 41)!r} is no JSON: {why}{hint}", param)
+            hint = f""". A JSON text needs quotes: '"{value}"'""" if word else ""
+            self.fail(f"{shorten(text.decode('utf-8', 'replace'), 41)!r} is not JSON: {why}{hint}", param)
 
     def _read(self, value: str, param: click.Parameter | None) -> bytes:
         if value == "-" and self._stdin:
@@ -122,7 +125,7 @@ class JsonType(click.ParamType[Raw]):
             try:
                 return Path(value[1:]).read_bytes().removeprefix(BYTE_ORDER_MARK)
             except OSError as error:
-                self.fail(f"{value[1:]!r} cannot be read: {error.strerror}", param)
+                self.fail(f"Cannot read {value[1:]!r}: {error.strerror}", param)
         return value.encode("utf-8", "surrogateescape")
 
 

@@ -21,7 +21,7 @@ from broker.texts import escape_unprintable
 
 
 class CommandOutput:
-    """Lines on standard output, which a program may read, and a progress bar on standard error."""
+    """Lines on standard output for programs, and a progress bar on standard error for people."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)
@@ -40,7 +40,7 @@ class CommandOutput:
 
     @contextlib.contextmanager
     def bar(self, description: str, total: int) -> Iterator[None]:
-        """Show a progress bar for as long as the block runs."""
+        """Show a progress bar during the block."""
         self._bar = self._progress.add_task(description, total=total)
         try:
             with self._progress:
@@ -55,10 +55,10 @@ class CommandOutput:
             self._progress.update(self._bar, advance=count, description=description)
 
     def write(self, *lines: str) -> None:
-        """Print lines on standard output; after a BrokenPipeError, later ones go to /dev/null."""
+        """Print lines on standard output. After a BrokenPipeError, later lines go to /dev/null."""
         try:
             if self._bar is not None and is_terminal() and not self._progress.disable:
-                # Above the bar.
+                # Print them above the bar.
                 for line in lines:
                     escaped = escape_unprintable(line)
                     self._progress.console.print(escaped, markup=False, highlight=False, soft_wrap=True)
@@ -71,7 +71,7 @@ class CommandOutput:
 
 @contextlib.contextmanager
 def spinner(description: str) -> Iterator[Callable[[str], None]]:
-    """Show a spinner on a terminal; yield a function that changes its description."""
+    """Show a spinner on a terminal, and yield a function that changes its description."""
     console = Console(stderr=True)
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -80,11 +80,11 @@ def spinner(description: str) -> Iterator[Callable[[str], None]]:
 
 
 def is_terminal() -> bool:
-    """Return whether standard output is a terminal. It may be closed."""
+    """Return whether standard output is open and a terminal."""
     return sys.stdout is not None and sys.stdout.isatty()
 
 
-def aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+def align_columns(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     """Yield rows as lines with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:

@@ -1,4 +1,4 @@
-"""`broker restore`: read a backup into an empty database."""
+"""`broker restore`: restore a backup into an empty database."""
 
 from pathlib import Path
 from typing import BinaryIO
@@ -25,19 +25,19 @@ _EXAMPLES = """
 Examples:
   BROKER_DATA_DIR=/srv/broker-restored broker restore broker.dump
   BROKER_DATABASE_URL=postgresql://broker@db/restored broker restore broker.dump
-
-Then start the service with the same setting. docs/operate/backup.md says what a restore means for tools
-and clients.
 """
 
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def restore(file: Path) -> None:
-    """Read FILE, from `broker backup`, into an EMPTY database, and bring that up to date.
+    """Restore FILE, a backup from `broker backup`, into an empty database, and upgrade its schema.
 
-    It is the database of BROKER_DATABASE_URL, or the embedded one in BROKER_DATA_DIR. One that holds anything
-    is never touched. It is all or nothing: when it fails, the database is as empty as before.
+    The command uses the database of BROKER_DATABASE_URL, or the embedded PostgreSQL in BROKER_DATA_DIR. It
+    refuses a database that is not empty. If the restore fails, the database stays empty.
+
+    Then start the service with the same setting. For the effects of a restore on tools and
+    clients, see /help/operate/backup/ on the service.
     """
     settings = settings_from_environment()
     with sigterm_as_ctrl_c(), clear_database_errors():
@@ -45,51 +45,53 @@ def restore(file: Path) -> None:
             with open_database(settings, shared=False) as url:
                 _restore(settings, url, file)
         except FolderInUseError as error:
-            raise _refused(settings, "is in use") from error
+            raise _refusal(settings, "is in use") from error
 
 
 def _restore(settings: Settings, url: str, path: Path) -> None:
     target = DatabaseTarget.of(url, own=settings.direct_url is not None)
-    with _opened(path) as file, spinner("reading") as describe:
+    with _open(path) as file, spinner("restoring") as describe:
         version = backup_version(target, file)
         if not schema_version.is_known(version):
             raise click.ClickException(
-                f"{path} is from a newer broker: its schema is at version {version}, and this one knows those"
-                f" up to {schema_version.required_version()}. Restore it with that one, or one that is newer"
-                " still."
+                f"{path} was written by a newer broker: its schema has version {version}, and this broker"
+                f" knows versions up to {schema_version.required_version()}. Restore it with that broker or a"
+                " newer one."
             )
         run_in_transaction(url, schema_version.check_encoding)
-        if something := run_in_transaction(url, schema_version.first_object):
-            raise _refused(settings, f"is not empty ({something} is there)")
+        if existing := run_in_transaction(url, schema_version.first_object):
+            raise _refusal(settings, f"is not empty (it contains {existing})")
         size = decimal(path.stat().st_size)
-        restore_backup(target, file, lambda done: describe(f"{decimal(done)} of {size} read"))
-        describe("bringing it up to date")
+        restore_backup(target, file, lambda done: describe(f"{decimal(done)} of {size} restored"))
+        describe("upgrading the schema")
         run_async(migration.finish_restore, url)
     note(
-        f"{path} is restored into {database_name(settings)}, which is at version"
+        f"Restored {path} into {database_name(settings)}. Its schema has version"
         f" {schema_version.required_version()}."
     )
 
 
-def _opened(path: Path) -> BinaryIO:
+def _open(path: Path) -> BinaryIO:
     try:
         file = path.open("rb")
     except OSError as error:
-        raise click.ClickException(f"{path} cannot be read: {error.strerror}.") from error
+        raise click.ClickException(f"Cannot read {path}: {error.strerror}.") from error
     if not file.seekable():
         file.close()
-        raise click.ClickException(f"{path} is no ordinary file; save what comes from it, and restore that.")
+        raise click.ClickException(
+            f"{path} is not a regular file. Save its content to a file, and restore that file."
+        )
     return file
 
 
-def _refused(settings: Settings, why: str) -> click.ClickException:
+def _refusal(settings: Settings, why: str) -> click.ClickException:
     another = (
-        "Set BROKER_DATABASE_URL to one that is new"
-        " (`createdb --encoding UTF8 --template template0` makes one)"
+        "Set BROKER_DATABASE_URL to a new database"
+        " (create it with `createdb --encoding UTF8 --template template0`)"
         if settings.direct_url is not None
-        else "Set BROKER_DATA_DIR to a folder that is not there yet"
+        else "Set BROKER_DATA_DIR to a folder that does not exist yet"
     )
     return click.ClickException(
-        f"T{database_name(settings)[1:]} {why}, and a restore never touches data. {another}, restore"
-        " into that, and start the service with it."
+        f"T{database_name(settings)[1:]} {why}, and a restore needs an empty database. {another}, restore"
+        " into it, and start the service with the same setting."
     )

@@ -22,30 +22,54 @@ from broker.telemetry.metrics import SHARED_FOLDER
 
 log = structlog.get_logger(__name__)
 
-# The fewest characters of an admin key that a user chooses.
+# The minimum length of a safe admin key.
 SHORTEST_ADMIN_KEY = 20
 
 
-@click.command(epilog="\b\nSettings, from the environment:\n" + describe())
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+_EPILOG = f"""
+\b
+Settings (environment variables), each with its default:
+{describe()}
+
+\b
+Examples:
+  broker serve
+  BROKER_DATABASE_URL=postgresql://broker@db/broker broker serve --host 0.0.0.0 --workers 4
+"""
+
+
+@click.command(epilog=_EPILOG)
 @click.option(
-    "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="The port; 0: a free one."
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="The bind address. For other addresses than loopback, create a key first.",
+)
+@click.option(
+    "--port",
+    default=8000,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="The port to listen on. With 0, the service chooses a free port.",
 )
 @click.option(
     "--workers",
     default=1,
     show_default=True,
     type=click.IntRange(1, 64),
-    help="How many processes serve it. One is enough for most; see docs/operate/scale.md.",
+    help="The number of worker processes. One is usually enough, see /help/operate/scale/ on the service.",
 )
 def serve(host: str, port: int, workers: int) -> None:
     """Run the service.
 
-    With no BROKER_DATABASE_URL it brings its own PostgreSQL, keeps the data under BROKER_DATA_DIR, and brings
-    the schema up to date by itself. Stop it with Ctrl-C or SIGTERM: whoever waits is answered, what is being
-    written is finished.
+    Without BROKER_DATABASE_URL, the service starts an embedded PostgreSQL, keeps its data in BROKER_DATA_DIR,
+    and upgrades its schema. To use your own PostgreSQL, set BROKER_DATABASE_URL and run `broker migrate`
+    first.
+
+    Stop the service with Ctrl-C or SIGTERM. It responds to waiting requests and finishes writes in progress
+    before it ends.
     """
-    # Until the server handles these signals: end the block below, and with it the database.
+    # Until the server handles these signals, they must end the block below, which stops the database.
     for number in stopping_signals():
         if number != signal.SIGINT:
             signal.signal(number, lambda *_: sys.exit(0))
@@ -55,9 +79,9 @@ def serve(host: str, port: int, workers: int) -> None:
         settings = Settings.from_environment()
         logs.configure(settings.log_level)
         if unknown := unknown_variables():
-            log.warning("these variables are no settings: are they misspelt?", names=unknown)
+            log.warning("unknown settings ignored", variables=unknown)
         if 0 < len(settings.load_admin_key() or "") < SHORTEST_ADMIN_KEY:
-            log.warning("the admin key is short: whoever guesses it may do everything")
+            log.warning("admin key is short and could be guessed", minimum_characters=SHORTEST_ADMIN_KEY)
         with migrated_database(settings) as ready:
             if not (is_loopback(host) or ready.load_admin_key() or _has_keys(ready)):
                 raise _open_to_others(host, settings)
@@ -70,27 +94,28 @@ def serve(host: str, port: int, workers: int) -> None:
 
 
 def _check_port_is_free(host: str, port: int) -> None:
-    """Check that this process can listen on the port, before starting a database in vain."""
+    """Check that this process can listen on the port, before it starts a database."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
-            # As the server does: connections of a previous service do not block the port.
+            # Like the server, so that connections of a previous service do not block the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
         in_use = error.errno == errno.EADDRINUSE
-        advice = ": is a broker running already? --port takes another one" if in_use else ""
+        advice = ". If a broker is running already, choose another --port" if in_use else ""
         raise click.ClickException(
             f"Cannot listen on {host}, port {port}: {error.strerror}{advice}."
         ) from error
 
 
 def _check_metrics_folder_is_unset() -> None:
-    """Check that prometheus_client gets no folder: the service would report what others left there."""
+    """Check that prometheus_client has no folder, from which it would report metrics of other processes."""
     for name in (SHARED_FOLDER, SHARED_FOLDER.lower()):
         if name in os.environ:
             raise click.ClickException(
-                f"Unset {name}: with --workers the broker makes such a folder, and else it needs none."
+                f"Unset {name}. With --workers, the broker creates this folder itself; otherwise it needs"
+                " none."
             )
 
 
@@ -101,9 +126,8 @@ def _has_keys(settings: Settings) -> bool:
 def _open_to_others(host: str, settings: Settings) -> click.ClickException:
     """Return the error for a service without keys that other machines could reach."""
     return click.ClickException(
-        f"There are no keys in {database_name(settings)}, so the service listens on this machine only, and"
-        f" not on {host}. Make the first one, for yourself, with the same settings, and start again:\n\n"
-        f"  {this_program()} keys create --role admin --name me\n\n"
-        f"Or set BROKER_ADMIN_KEY_FILE to a file with a key of your own, of {SHORTEST_ADMIN_KEY} characters"
-        " or more."
+        f"There are no keys in {database_name(settings)}. Without keys, the service accepts only loopback"
+        f" addresses, not {host}. Create the first key with the same settings, and start the service"
+        f" again:\n\n  {this_program()} keys create --role admin --name me\n\nOr set BROKER_ADMIN_KEY_FILE to"
+        f" a file with an admin key of at least {SHORTEST_ADMIN_KEY} random characters."
     )

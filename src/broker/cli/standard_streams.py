@@ -19,7 +19,7 @@ _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class _BestEffort:
-    """Standard error that ignores messages which cannot be written."""
+    """Standard error that ignores messages which it cannot write."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -39,11 +39,11 @@ class _BestEffort:
 
 @contextlib.contextmanager
 def prepared() -> Iterator[None]:
-    """Run the block with usable standard streams, and end the process with a clear message if they fail.
+    """Run the block with usable standard streams, and end the process with an error message if they fail.
 
-    The next file or connection that the process opens would get the number of a closed descriptor, and with
-    it the data of the stream. So closed descriptors are opened such that reading standard input or writing
-    standard output fails.
+    If a standard descriptor is closed, the next file or connection that the process opens would get its
+    number, and then the data of the stream. So this function opens closed descriptors such that reading
+    standard input or writing standard output fails.
 
     Raises:
         SystemExit: The command has ended, could not write its output, or could not decode an argument.
@@ -111,8 +111,8 @@ def discard_output() -> None:
 def _not_utf8(error: UnicodeEncodeError) -> str:
     # Python decodes bytes that are not UTF-8 into surrogates.
     arguments = [word for word in sys.argv[1:] if re.search("[\ud800-\udfff]", word)]
-    what = f"The argument {arguments[0]!r}" if arguments else f"The text {error.object[:100]!r}"
-    return f"{what} is not UTF-8."
+    culprit = f"The argument {arguments[0]!r}" if arguments else f"The text {error.object[:100]!r}"
+    return f"{culprit} is not UTF-8."
 
 
 def _occupy(number: int, mode: int) -> None:
@@ -127,7 +127,7 @@ def _occupy(number: int, mode: int) -> None:
 
 
 def _replace(error: UnicodeError) -> tuple[str | bytes, int]:
-    r"""Encode bytes of file names as they are, and characters outside the encoding as in JSON: \u20ac."""
+    r"""Encode bytes of file names unchanged, and characters outside the encoding as in JSON: \u20ac."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     encoded = b""

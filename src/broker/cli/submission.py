@@ -24,12 +24,12 @@ from broker.texts import one_line, replace_unprintable
 
 _BATCH = 1_000
 _MOST_IDS = 100
-# After this long without a result, the user learns why the task waits.
+# After this long without a result, the command prints why the task waits.
 _SILENT_SECONDS = 10.0
 
 
 class SubmissionResult(msgspec.Struct, kw_only=True):
-    """The end of a task, as the command prints it."""
+    """The outcome of a task, as the command prints it."""
 
     id: str
     state: str
@@ -39,7 +39,7 @@ class SubmissionResult(msgspec.Struct, kw_only=True):
 
 
 class _Sent(NamedTuple):
-    """A task that was sent: its place in the input, its file, and whether the user gave its id."""
+    """A task that was sent: its place in the input, its file, and whether the user chose its id."""
 
     where: str
     file: str | None
@@ -51,7 +51,7 @@ class SubmitRun:
 
     Args:
         broker: The connected client.
-        tasks: The tasks; the submission iterates over them once.
+        tasks: The tasks. The submission iterates over them once.
         total: The number of tasks.
         wait: Whether to wait for the tasks. If not, the submission prints their ids.
     """
@@ -67,23 +67,25 @@ class SubmitRun:
         self._states: Counter[str] = Counter()
 
     async def submit(self) -> None:
-        """Submit all tasks, unless the broker refuses one; the error message says which."""
+        """Submit all tasks. If the broker refuses one, the error message names it."""
         is_long = self._total > _BATCH
         with self._output.bar("submitting", self._total) if is_long else contextlib.nullcontext():
             while self._done < self._total:
                 batch: list[_Sent] = []
                 try:
-                    handles = await self._broker.submit_many(self._next(batch))
+                    handles = await self._broker.submit_many(self._next_batch(batch))
                 except ProblemError as error:
-                    raise click.ClickException(self._refused(error, batch)) from error
+                    raise click.ClickException(self._refusal(error, batch)) from error
                 if not handles:
-                    raise click.ClickException(f"The file was changed meanwhile. {self._submitted()}")
+                    raise click.ClickException(
+                        f"The file has changed meanwhile. {self._describe_submitted()}"
+                    )
                 self._count(handles, batch)
         if self._total != 1 or self._existed:
-            note(self._submitted())
+            note(self._describe_submitted())
 
-    def _next(self, batch: list[_Sent]) -> Iterator[Mapping[str, Any]]:
-        """Yield the tasks of the next batch, one by one: not all of them fit in memory."""
+    def _next_batch(self, batch: list[_Sent]) -> Iterator[Mapping[str, Any]]:
+        """Yield the tasks of the next batch one by one, because they may not all fit in memory."""
         for task in islice(self._tasks, _BATCH):
             batch.append(_Sent(task.where, task.file, "id" in task.fields))
             yield task.fields
@@ -96,24 +98,24 @@ class SubmitRun:
             for handle, sent in zip(handles, batch, strict=True):
                 self._waiting.setdefault(handle.id, (handle, sent))
             return
-        # If the reader of the ids has ended, submit the rest all the same.
+        # Submit the other tasks even if the reader of the ids has ended.
         with contextlib.suppress(BrokenPipeError):
             self._output.write(*(handle.id for handle in handles))
 
-    def _refused(self, error: ProblemError, batch: list[_Sent]) -> str:
+    def _refusal(self, error: ProblemError, batch: list[_Sent]) -> str:
         def place(match: re.Match[str]) -> str:
             where = batch[int(match[1])].where
             return f"{where}: " if where else ""
 
         fields = [f"{field.field}: {field.message}" for field in error.errors]
         message = re.sub(r"items\[(\d+)\]\.?", place, "\n  ".join(fields) or explained(error))
-        return f"{message}\n{self._submitted()}" if self._done else message
+        return f"{message}\n{self._describe_submitted()}" if self._done else message
 
     async def results(self, within: float | None) -> None:
-        """Wait for the tasks, and print how each ends.
+        """Wait for the tasks, and print the outcome of each.
 
         Raises:
-            TimeoutError: Some tasks have not ended within so many seconds.
+            TimeoutError: Some tasks have not ended within this number of seconds.
         """
         if not self._waiting:
             return
@@ -132,7 +134,7 @@ class SubmitRun:
 
         Raises:
             click.ClickException: The task did not succeed.
-            TimeoutError: The task has not ended within so many seconds.
+            TimeoutError: The task has not ended within this number of seconds.
         """
         [(handle, _)] = self._waiting.values()
         explaining = asyncio.create_task(self._explain_later(handle))
@@ -141,61 +143,65 @@ class SubmitRun:
         finally:
             explaining.cancel()
         if task.state != "succeeded":
-            how = "failed" if task.state == "failed" else "was cancelled"
+            outcome = "failed" if task.state == "failed" else "was cancelled"
             why = ": " + replace_unprintable(task.error, keep="\n\t") if task.error else "."
-            raise click.ClickException(f"Task {task.id} {how}{why}")
+            raise click.ClickException(f"Task {task.id} {outcome}{why}")
         self._output.write(bytes(task.result).decode())
 
     @staticmethod
     async def _explain_later(handle: AsyncHandle) -> None:
-        """Print why the task waits, and its id, if there is no result for some seconds."""
+        """Print why the task waits, and its id, if it has not ended after some seconds."""
         await asyncio.sleep(_SILENT_SECONDS)
         with contextlib.suppress(ProblemError, httpx.TransportError):
             why = await handle.explain()
-            note(f"Task {handle.id} is waited for. {one_line(why.detail)}")
+            note(f"Waiting for task {handle.id}. {one_line(why.detail)}")
 
     @property
     def has_begun(self) -> bool:
-        """Return whether some tasks were submitted."""
+        """Return whether the command has submitted any tasks."""
         return self._done > 0
 
     @property
     def unsuccessful(self) -> int:
-        """Return the number of ended tasks that have not succeeded."""
+        """Return the number of ended tasks that did not succeed."""
         return self._states.total() - self._states["succeeded"]
 
-    def left(self) -> str:
+    def describe_unfinished(self) -> str:
         """Describe the tasks that have not ended, and how to wait for them again."""
         if self._done < self._total:
-            return self._submitted()
+            return self._describe_submitted()
         waits = next(iter(self._waiting), "ID")
-        message = f"{self._going_on()}; `broker explain {waits}` says why it waits."
+        message = f"{self._describe_remaining()} `broker explain {waits}` says why a task waits."
         without_id = [id_ for id_, (_, sent) in self._waiting.items() if not sent.named]
         if not without_id:
-            return f"{message} The same command waits again: the same ids are the same tasks."
+            return f"{message} To wait again, repeat the command. It does not submit the same ids twice."
         url = self._broker.connection.url
         key = ' -H "Authorization: Bearer $BROKER_KEY"' if os.environ.get("BROKER_KEY") else ""
         command = f"curl{key} '{url}/v1/tasks/ID?wait={LONGEST_WAIT_SECONDS}'"
-        lines = [f"{message} To wait for one again: {command}, where ID is"]
+        lines = [f"{message} To wait again for a task, run {command}, where ID is"]
         lines += without_id[:_MOST_IDS]
         if (more := len(without_id) - _MOST_IDS) > 0:
-            lines.append(f"or one of {more:,} more. Tasks that come with an id are easier to find again.")
+            lines.append(
+                f"or one of {more:,} more. If you give tasks an id, you can repeat the command instead."
+            )
         return "\n".join(lines)
 
-    def _going_on(self) -> str:
+    def _describe_remaining(self) -> str:
         if self._total == 1:
-            return "The task goes on"
+            return "The task continues."
         left, ended = len(self._waiting), self._states.total()
-        rest = "the other one goes on" if left == 1 else "the others go on"
-        return f"{ended:,} of {ended + left:,} tasks were waited for; {rest}" if ended else "All tasks go on"
+        if not ended:
+            return "All tasks continue."
+        others = "the other one continues" if left == 1 else "the others continue"
+        return f"{ended:,} of {ended + left:,} tasks have ended, {others}."
 
-    def _submitted(self) -> str:
+    def _describe_submitted(self) -> str:
         if self._done < self._total:
-            return f"{self._done:,} of {self._total:,} tasks were submitted, and perhaps some more."
+            return f"At least {self._done:,} of {self._total:,} tasks were submitted."
         created = f"{self._done - self._existed:,} created"
         if not self._existed:
             return f"{created}."
-        return f"{created}, {self._existed:,} {'was' if self._existed == 1 else 'were'} there already."
+        return f"{created}, {self._existed:,} existed already."
 
 
 def _line(task: Task, sent: _Sent) -> str:

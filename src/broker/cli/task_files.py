@@ -1,4 +1,4 @@
-"""Read and check the tasks that `broker submit` sends: those of a file, or one for each file."""
+"""Read and check the tasks that `broker submit` sends: the tasks of a file, or one for each file."""
 
 import contextlib
 import hashlib
@@ -21,9 +21,9 @@ from broker.http import json_limits
 from broker.schemas.tasks import NewTask
 from broker.settings import Settings
 
-# A larger file has one task a line, whatever it looks like.
+# Larger files are never read as one JSON document.
 _LARGEST_DOCUMENT = 256 * 2**20
-# A broker may be configured with narrower limits, and checks them itself.
+# A broker may have narrower limits, which it checks itself.
 _WIDEST = Settings(max_depth=900, max_match_bytes=sys.maxsize, max_text_chars=sys.maxsize)
 
 _fields = msgspec.json.Decoder(dict[str, Raw])
@@ -32,30 +32,30 @@ _any = msgspec.json.Decoder(Raw)
 
 
 class TaskInput(NamedTuple):
-    """A task to submit: the fields of the request, its place in the input, and the file that it is for."""
+    """A task to submit: the fields of the request, its place in the input, and its file if it is for one."""
 
     fields: Mapping[str, Any]
     where: str = ""
     file: str | None = None
 
 
-def checked(task: TaskInput) -> TaskInput:
-    """Return a task, unless every broker would refuse it; the error message says where it stands."""
+def check_task(task: TaskInput) -> TaskInput:
+    """Return a task. If every broker would refuse it, raise an error that names its place in the input."""
     try:
         body = msgspec.json.encode(task.fields)
         problem = next(json_limits.problems(_new_task.decode(body), _WIDEST), None)
     except RecursionError:
-        raise _bad(task.where, "is nested too deep") from None
+        raise _bad(task.where, "is nested too deeply") from None
     except msgspec.ValidationError as error:
-        raise _bad(task.where, _plainly(error)) from None
+        raise _bad(task.where, _message_of(error)) from None
     if problem:
         raise _bad(task.where, f"{problem.field} {problem.message}")
     return task
 
 
 @contextlib.contextmanager
-def task_file(name: str, defaults: Mapping[str, Any]) -> Iterator["TaskFile"]:
-    """Open a file of tasks, or standard input (`-`); `defaults` are fields for tasks that lack them."""
+def open_task_file(name: str, defaults: Mapping[str, Any]) -> Iterator["TaskFile"]:
+    """Open a file of tasks, or standard input (`-`). `defaults` are fields for tasks that lack them."""
     with contextlib.ExitStack() as stack:
         try:
             file = standard_input() if name == "-" else stack.enter_context(Path(name).open("rb"))
@@ -70,7 +70,7 @@ def task_file(name: str, defaults: Mapping[str, Any]) -> Iterator["TaskFile"]:
 
 
 class TaskFile:
-    """A file of tasks: one task a line, one JSON array of tasks, or one task. Iterating checks each task.
+    """A file of tasks: one task per line, one JSON array of tasks, or one task. Iterating checks each task.
 
     Args:
         file: The file; it must be seekable.
@@ -99,20 +99,20 @@ class TaskFile:
         except UnicodeDecodeError:
             raise _bad(where, "is not UTF-8") from None
         except msgspec.ValidationError:
-            raise _bad(where, 'is no JSON object; a task is one, like {"needs": 1}') from None
+            raise _bad(where, 'is not a JSON object; a task looks like {"needs": 1}') from None
         except msgspec.DecodeError as error:
             if json_limits.lone_surrogate(text) is not None:
                 raise _bad(where, json_limits.LONE_SURROGATE) from None
             raise _no_json(where, error) from None
         except RecursionError:
-            raise _bad(where, "is nested too deep") from None
+            raise _bad(where, "is nested too deeply") from None
         if bytes(fields.get("id", b"")) == b"null":
             del fields["id"]
-        return checked(TaskInput({**self._defaults, **fields}, where))
+        return check_task(TaskInput({**self._defaults, **fields}, where))
 
     @cached_property
     def _document(self) -> list[Raw] | None:
-        """The tasks of a file that is one JSON document; None if the file has one task a line."""
+        """The tasks of a file that is one JSON document; None if the file has one task per line."""
         first = next((line for line in self._lines() if line.strip()), b"").strip()
         is_array = first.startswith(b"[")
         if not is_array and (
@@ -127,7 +127,7 @@ class TaskFile:
             line = text.count(b"\n", 0, int(byte[1]) if byte else len(text.rstrip())) + 1
             raise _no_json(f"{self._name}, line {line}", error) from None
         except RecursionError:
-            raise _bad(self._name, "is nested too deep") from None
+            raise _bad(self._name, "is nested too deeply") from None
         return items
 
     def _lines(self) -> Iterator[bytes]:
@@ -139,8 +139,8 @@ class TaskFile:
         return self._file.seek(0, os.SEEK_END)
 
 
-def for_files(paths: Iterable[str], fields: Mapping[str, Any], *, once: bool) -> list[TaskInput]:
-    """Return one task for each file, without duplicates.
+def tasks_for_files(paths: Iterable[str], fields: Mapping[str, Any], *, once: bool) -> list[TaskInput]:
+    """Return one task for each file. Drop duplicate paths.
 
     Args:
         paths: The paths of the files.
@@ -153,18 +153,18 @@ def for_files(paths: Iterable[str], fields: Mapping[str, Any], *, once: bool) ->
             str(path).encode()
             id_ = {"id": _id_of(path, fields["needs"])} if once else {}
         except UnicodeEncodeError:
-            raise _bad(repr(str(path)), "the name is not UTF-8, which JSON has to be") from None
+            raise _bad(repr(str(path)), "the name is not UTF-8, which JSON requires") from None
         except OSError as error:
             raise _bad(str(path), f"cannot be read: {error.strerror}") from None
         file = str(path)
-        tasks.append(checked(TaskInput({**fields, **id_, "payload": {"file": file}}, file, file)))
+        tasks.append(check_task(TaskInput({**fields, **id_, "payload": {"file": file}}, file, file)))
     return tasks
 
 
 def _id_of(path: Path, needs: Raw) -> str:
-    """Return an id that depends on the path, size, time of last change and needs only.
+    """Return an id that depends only on the path, size, modification time and needs.
 
-    The name in front is for people; the 160 bits of the hash tell files apart.
+    The name at the beginning is for people. The 160 bits of the hash make the id unique.
     """
     status = path.stat()
     facts = [str(path), status.st_size, status.st_mtime_ns, Raw(msgspec.json.format(needs, indent=-1))]
@@ -180,18 +180,20 @@ def _is_json(text: bytes) -> bool:
     return True
 
 
-def _plainly(error: Exception) -> str:
-    """Return the decoder's message, with the field in front."""
+def _message_of(error: Exception) -> str:
+    """Return the decoder's message, with the name of the field first."""
     message, _, place = str(error).removeprefix("JSON is malformed: ").partition(" - at `$.")
     if "matching regex" in message:
-        message = "has to be 1 to 128 characters of A-Z a-z 0-9 . _ ~ : -, a letter or a digit first"
+        message = "must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ : - and begin with a letter or a digit"
     return f"{place.rstrip('`')}: {message}" if place else message
 
 
 def _no_json(where: str, error: Exception) -> click.ClickException:
-    why = re.sub(r" \(byte \d+\)", "", _plainly(error))
-    return _bad(where, f"is no JSON: {why} (a file has one task a line, or is one JSON array of tasks)")
+    why = re.sub(r" \(byte \d+\)", "", _message_of(error))
+    return _bad(
+        where, f"is not JSON: {why} (a file must have one task per line, or be one JSON array of tasks)"
+    )
 
 
-def _bad(where: str, what: str) -> click.ClickException:
-    return click.ClickException(f"{where}: {what}" if where else what)
+def _bad(where: str, problem: str) -> click.ClickException:
+    return click.ClickException(f"{where}: {problem}" if where else problem)

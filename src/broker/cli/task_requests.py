@@ -1,4 +1,4 @@
-"""Send a request for each of some tasks, as `broker cancel` and `broker retry` do."""
+"""Send a request for each of several tasks, for `broker cancel` and `broker retry`."""
 
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -14,7 +14,7 @@ _PATIENCE_SECONDS = 5.0
 async def request_for_each_task(
     url: str | None, ids: Iterable[str], request: Callable[[AsyncHandle], Awaitable[object]]
 ) -> None:
-    """Send a request for each task. If the broker refuses some, send the others, and then say why."""
+    """Send a request for each task. Report the refused ones only after all others were sent."""
     refusals = []
     async with AsyncBroker(url, patience_seconds=_PATIENCE_SECONDS) as broker:
         for id_ in ids:

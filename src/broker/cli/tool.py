@@ -31,13 +31,38 @@ _LAST_LINES_SECONDS = 1.0
 
 _HELP = """
 \b
+Payload      The program reads the payload as JSON from stdin or, with --input file, from the file named
+             by BROKER_INPUT. In an argument, {NAME} stands for the field NAME of the payload: a text
+             unchanged, any other value as JSON. No shell is involved.
+Result       The output on stdout is the result: JSON unchanged, other output as a text, no output as null.
+             The limit is 31 MiB. If a result is larger, write it to a file and print the path.
+Reports      Each line on stderr becomes a report. Lines such as "progress: 0.4 text" and
+             "progress: 40% text" also set the progress.
+Exit status  With 0 the work succeeds. With any other status it fails, and the last lines on stderr become
+             its error. The broker then retries the task, unless --give-up-on lists the status.
+Environment  The program gets the environment of this command without BROKER_KEY, and in addition
+             BROKER_TASK_ID, BROKER_WORK_ID, BROKER_TOOL_ID, BROKER_ATTEMPT (the first is 1),
+             BROKER_NEEDS (JSON), BROKER_URL, and BROKER_SCRATCH: a folder for this work only, removed when
+             the work ends. TMPDIR is the same folder.
+Stopping     If the work is cancelled or times out, the program and its child processes get SIGTERM, and
+             SIGKILL after --grace. Child processes that still run when the program ends are killed after
+             a second, unless they have a session of their own (setsid).
+
+To stop the tool, use SIGTERM or Ctrl-C, or close its terminal. It then accepts no more work, lets its
+programs finish, and ends. A second signal kills the programs. If the tool itself was killed, its next start
+ends the programs that still run. Only one running tool can use an id.
+
+SECONDS may have a unit: 90s, 10m, 2h, 1d. For a complete guide, see /help/guides/connect-a-program/ on the
+service.
+
+\b
 A tool in a shell script, count.sh:
   #!/bin/sh
-  set -e                                      # what goes wrong, fails the work
-  tr -d '"' > "$BROKER_SCRATCH/words"         # the payload comes on stdin
-  echo "progress: 50% counting" >&2           # what is written to stderr, is reported
+  set -e                                      # if a command fails, the work fails
+  tr -d '"' > "$BROKER_SCRATCH/words"         # stdin is the payload
+  echo "progress: 50% counting" >&2           # each line on stderr is a report
   words=$(wc -w < "$BROKER_SCRATCH/words")
-  echo "{\\"words\\": $words}"                  # what is written to stdout, is the result
+  echo "{\\"words\\": $words}"                  # stdout is the result
 
 \b
   broker tool --id counter --skills '{"can": ["count"]}' -- ./count.sh
@@ -54,68 +79,47 @@ The same in Python, count.py:
   broker tool --id counter --skills '{"can": ["count"]}' -- python count.py
 
 \b
-A program that takes the name of a file as an argument, which the payload has as "file":
+A program that gets the field "file" of the payload as an argument:
   broker tool --id words --skills '{"can": ["count"]}' -- wc -w {file}
-
-\b
-Payload      as JSON on stdin; with --input file in the file that BROKER_INPUT names. {NAME} in an argument
-             is the payload's field NAME: a text as it is, anything else as JSON. No shell comes between.
-Result       what it writes to stdout: JSON as it is, anything else as a text, nothing as null. 31 MiB at
-             most: have it write a file of what is larger, and print the file's path.
-Reports      each line that it writes to stderr. "progress: 0.4 text" and "progress: 40% text" say how much
-             is done.
-Exit status  0: it has succeeded. Any other: it has failed, and its last lines on stderr say why. The task
-             is tried again as often as it says, unless the status is one of --give-up-on.
-Environment  that of the tool without BROKER_KEY, and BROKER_TASK_ID, BROKER_WORK_ID, BROKER_TOOL_ID,
-             BROKER_ATTEMPT (the first is 1), BROKER_NEEDS (JSON), BROKER_URL, and BROKER_SCRATCH (TMPDIR,
-             too): a folder for this work alone, removed when it has ended.
-Stopping     When its work is cancelled or takes too long, a program and all it has started get SIGTERM,
-             and after --grace SIGKILL. What it has left running when it ends has a second; then it is
-             killed, unless it has made a session of its own (setsid).
-
-Told to stop (SIGTERM, Ctrl-C, its terminal is closed), the tool takes no more work, lets its programs
-finish, and ends; a second signal kills them. When it was killed itself, what it has left running is ended
-as soon as it is started again. An id belongs to one running tool.
-
-SECONDS may have a unit: 90s, 10m, 2h, 1d.
 """
 
 
 @click.command(epilog=_HELP, context_settings={"allow_interspersed_args": False})
-@click.option("--id", "tool_id", required=True, help="What the tool is called; the same after a restart.")
+@click.option("--id", "tool_id", required=True, help="The id of the tool. Use the same id after a restart.")
 @click.option(
     "--skills",
     required=True,
     type=JsonType(),
-    help="What it can do: JSON that the assigner understands, or @FILE.",
+    help="What the tool can do: JSON, or @FILE to read JSON from a file.",
 )
 @click.option(
     "--capacity",
     default=1,
     show_default=True,
     type=click.IntRange(1, 10_000),
-    help="How many programs run at once.",
+    help="The maximum number of programs that run at once.",
 )
 @click.option(
     "--lease",
     default=str(DEFAULT_LEASE_SECONDS),
     show_default=True,
     type=DurationType(5, 86_400),
-    help="Not heard of for so long, the tool is taken for dead, and its work given to others: 5 or more.",
+    help="If the broker hears nothing from the tool for this long, it gives the tool's work to other tools."
+    " At least 5.",
 )
 @click.option(
     "--input",
     default="stdin",
     show_default=True,
     type=click.Choice(["stdin", "file"]),
-    help="Whether the payload comes on stdin, or in the file that BROKER_INPUT names.",
+    help="Pass the payload on stdin, or in the file named by BROKER_INPUT.",
 )
 @click.option(
     "--give-up-on",
     multiple=True,
     type=click.IntRange(1, 255),
     metavar="STATUS",
-    help="An exit status after which no other attempt is worth it; may be given repeatedly.",
+    help="An exit status after which the broker does not retry the task. Repeat the option for several.",
 )
 @click.option(
     "--grace",
@@ -123,35 +127,36 @@ SECONDS may have a unit: 90s, 10m, 2h, 1d.
     default="10",
     show_default=True,
     type=DurationType(),
-    help="How long a program has to end after SIGTERM; then it is killed.",
+    help="How long a program may take to end after SIGTERM, before the tool kills it.",
 )
 @click.option(
     "--on-stop",
     default="finish",
     show_default=True,
     type=click.Choice(["finish", "release"]),
-    help="What becomes of programs when the tool is told to stop: they finish; or they are ended, and their"
-    " work is given back for another attempt, which counts as none.",
+    help="When the tool stops, let its programs finish, or end them and release their work. Released work"
+    " does not count as an attempt.",
 )
 @click.option(
     "--chdir",
     "in_scratch",
     is_flag=True,
-    help="Run programs in their scratch folder, not in this one; PROGRAM itself is found from here.",
+    help="Run programs in their scratch folders, not in the current folder. PROGRAM is looked up from the"
+    " current folder.",
 )
 @click.option(
     "--scratch",
     type=click.Path(file_okay=False, path_type=Path),
-    help="The folder for scratch folders.  [default: one of this user's in the temporary folder]",
+    help="The parent of all scratch folders.  [default: broker-UID in the temporary folder]",
 )
 @click.option(
     "--keep",
     default="never",
     show_default=True,
     type=click.Choice(["never", "failed", "always"]),
-    help="Which scratch folders are kept, to look into: those of work that did not succeed, or all.",
+    help="Which scratch folders to keep: none, those of work that did not succeed, or all.",
 )
-@click.option("--quiet", is_flag=True, help="Do not write the programs' reports to stderr, too.")
+@click.option("--quiet", is_flag=True, help="Do not copy the reports of the programs to stderr.")
 @click.argument(
     "command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- PROGRAM [ARGUMENT]..."
 )
@@ -168,13 +173,14 @@ def tool(
     command: tuple[str, ...],
     **options: Any,
 ) -> None:
-    """Have any program do work: payload in, result out.
+    """Run any program as a tool: payload in, result out.
 
-    The program is started for each piece of work, and need not know of the broker.
+    The tool starts PROGRAM for each work item. The program does not need to know the broker.
     """
     if not re.match(ID_PATTERN, tool_id):
         raise click.BadParameter(
-            "An id has 1 to 128 characters of A-Z a-z 0-9 . _ ~ : - and begins with a letter or a digit.",
+            "An id must have 1 to 128 characters of A-Z a-z 0-9 . _ ~ : - and begin with a letter or a"
+            " digit.",
             param_hint="'--id'",
         )
     runner_options = Options(url=url_of_broker(url), **options)
@@ -204,13 +210,13 @@ def tool(
 
 
 def _work(worker: Tool, runner: Runner, writer: BackgroundWriter) -> None:
-    """Have the runner do the tool's work until the process is asked to stop."""
+    """Let the runner do the tool's work until a signal stops the process."""
 
     def end_at_once() -> None:
         runner.kill()
         writer.finish(_LAST_LINES_SECONDS)
 
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not so with nohup
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup ignores it
         signal.signal(signal.SIGHUP, _stop_once)
     worker.handler(runner.do)
     try:
@@ -220,6 +226,6 @@ def _work(worker: Tool, runner: Runner, writer: BackgroundWriter) -> None:
 
 
 def _stop_once(*_: object) -> None:
-    """Stop when the terminal is closed. Both the shell and the kernel send SIGHUP: ignore the second one."""
+    """Stop when the terminal is closed. Ignore the second SIGHUP: the shell and the kernel both send one."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.raise_signal(signal.SIGTERM)

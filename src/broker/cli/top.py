@@ -1,4 +1,4 @@
-"""`broker top`: show tools, work and queue, live."""
+"""`broker top`: show tools, work and the queue, live."""
 
 import io
 import logging
@@ -17,24 +17,24 @@ from broker.top.view import View
 
 # How long to retry a request before the screen shows the error.
 _PATIENCE_SECONDS = 2.0
-# Without a terminal, one snapshot shows so many tools in so many columns.
+# The size of a snapshot without a terminal: the number of tools, and the width in characters.
 _PLAIN_TOOLS = 100
 _PLAIN_WIDTH = 160
 
 _EXAMPLES = """
 \b
+Keys:
+  n, space, page down   show the next page of tools
+  p, b, page up         show the previous page of tools
+  q, Ctrl-C             quit
+
+\b
 Examples:
-  broker top                              the local broker, read every second
-  broker top --every 5                    less often
+  broker top                              the local broker, every second
+  broker top --every 5                    every five seconds
   broker top --once                       one snapshot
   broker top --once > snapshot.txt
   BROKER_KEY=bk_... broker top --url https://broker.example.org
-
-\b
-Keys:
-  n, space, page down   the next tools, where there are more than lines
-  p, b, page up         those before
-  q, Ctrl-C             the end
 """
 
 
@@ -45,21 +45,23 @@ Keys:
     show_default=True,
     metavar="SECONDS",
     type=click.FloatRange(0.1, 3600),
-    help="How often to read anew.",
+    help="The interval between two snapshots.",
 )
-@click.option("--once", is_flag=True, help="Print one snapshot; so it is done where there is no terminal.")
+@click.option(
+    "--once", is_flag=True, help="Print one snapshot. This is the default if the output is not a terminal."
+)
 @with_url_option
 def top(url: str | None, *, every: float, once: bool) -> None:
-    """Watch tools, work and queue, live.
+    """Show tools, work and the queue, live.
 
-    Above are the counts: tasks and tools by their state, what came and ended in the last minute, and whether
-    an assigner asks. Then come the tools with what each works on, how far it is, and the last message that it
-    has reported; then the tasks that wait: what they need, and what the assigner says of those that have
-    waited longest. What has no room is counted. A broker that is away is waited for.
+    The screen begins with counts: tasks and tools by state, tasks of the last minute, and the last request of
+    an assigner. Then it shows the tools, with the progress and the last message of their work. Then it shows
+    the available tasks by their needs, and the remarks on those that have waited longest. If the broker does
+    not respond, the command keeps trying.
 
-    It takes a key with the role operator, where there are keys.
+    If the broker has keys, set BROKER_KEY to a key with the role operator.
     """
-    # The screen shows what the client would log.
+    # The screen itself shows the messages that the client would log.
     logging.getLogger().addHandler(logging.NullHandler())
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Show a question mark for characters that the encoding lacks.

@@ -15,10 +15,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def with_url_option(command: Command) -> Command:
-    """Give a command the option `--url`, and turn errors of its requests into clear messages.
+    """Add the option `--url` to a command, and turn errors of its requests into error messages.
 
-    The command is called with `url`: the value of the option, or None, for the client to find the URL. The
-    client reads the key from `BROKER_KEY`; an option would show it to everybody who lists the processes.
+    The command gets `url`: the value of the option, or None if the client must find the URL itself. The
+    client reads the key from `BROKER_KEY`. Everybody who lists the processes could read it in an option.
     """
 
     @functools.wraps(command)
@@ -30,14 +30,14 @@ def with_url_option(command: Command) -> Command:
         "--url",
         envvar="BROKER_URL",
         show_envvar=True,
-        help=f"Where the broker is; its key, if it needs one, is in BROKER_KEY.  [default: {DEFAULT_URL}]",
+        help=f"The URL of the broker. If it has keys, set BROKER_KEY to your key.  [default: {DEFAULT_URL}]",
     )
     return option(wrapped)  # type: ignore[return-value]
 
 
 @contextlib.contextmanager
 def clear_request_errors(url: str | None) -> Iterator[None]:
-    """End the command with a clear message if the broker refuses a request or does not respond."""
+    """End the command with an error message if the broker refuses a request or does not respond."""
     try:
         yield
     except ProblemError as error:
@@ -51,6 +51,6 @@ def clear_request_errors(url: str | None) -> Iterator[None]:
         raise click.ClickException(str(error)) from error
     except httpx.TransportError as error:
         raise click.ClickException(
-            f"No broker answers at {url_of_broker(url)}: {error or type(error).__name__}. Is it running there"
-            " (`broker serve`)? --url or BROKER_URL says where it is."
+            f"No broker responds at {url_of_broker(url)}: {error or type(error).__name__}. Start it with"
+            " `broker serve`, or set --url or BROKER_URL to its URL."
         ) from error

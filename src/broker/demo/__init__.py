@@ -1,1 +1,1 @@
-"""The demo laboratory: real images, the instruments that submit them, and the tools that analyse them."""
+"""The demo laboratory: real images, instruments that submit them, and tools that analyze them."""

@@ -1,4 +1,4 @@
-"""Draw the demo: the progress of every task, and the results at the end."""
+"""Draw the progress of every task of the demo, and the results at the end."""
 
 from collections.abc import Iterable
 
@@ -18,7 +18,7 @@ def progress(steps: Iterable[DemoStep]) -> Table:
     table = Table(box=None, padding=(0, 1), expand=True)
     for heading in ("image", "analysis", "tool", "state", "progress"):
         table.add_column(heading, no_wrap=True)
-    # Only this column is cut off.
+    # Only this column is shortened to fit.
     table.add_column("last report", no_wrap=True, ratio=1)
     for step in steps:
         done = 1.0 if step.state == "succeeded" else step.progress or 0.0
@@ -34,7 +34,7 @@ def progress(steps: Iterable[DemoStep]) -> Table:
 
 
 def line(step: DemoStep) -> str:
-    """Return a step as a line, for output that is no terminal."""
+    """Return a step as a line, for output that is not a terminal."""
     percent = "" if step.progress is None else f"{step.progress:4.0%}"
     task = f"{step.picture.file} {step.picture.needs['analysis']}"
     return f"{task:40} {step.tool or '':13} {step.state:10} {percent:5} {step.message or ''}".rstrip()
@@ -42,8 +42,8 @@ def line(step: DemoStep) -> str:
 
 def results(records: Iterable[ArchiveRecord]) -> Table:
     """Return a table of the results in the archive."""
-    table = Table(title="What the archive says", title_justify="left")
-    for heading in ("image", "tool", "found", "waited", "ran"):
+    table = Table(title="Results in the archive", title_justify="left")
+    for heading in ("image", "tool", "result", "waited", "ran"):
         table.add_column(heading, justify="right" if heading in ("waited", "ran") else "left")
     for record in records:
         started_at = record.started_at or record.ended_at

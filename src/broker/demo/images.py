@@ -1,6 +1,6 @@
-"""The pictures of the laboratory's instruments: real ones that scikit-image contains.
+"""The pictures of the laboratory, which are real pictures from the package scikit-image.
 
-All of them are in its wheel; the demo downloads nothing.
+The package contains all of them, so the demo downloads nothing.
 """
 
 from importlib.resources import files

@@ -39,7 +39,7 @@ ShowStep = Callable[[DemoStep], None]
 
 @contextlib.contextmanager
 def service(data_dir: Path, port: int) -> Iterator[str]:
-    """Run a service with an embedded database for as long as the block; yield its URL."""
+    """Run a service with an embedded database during the block, and yield its URL."""
     port = port or free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
     environment |= {"BROKER_DATA_DIR": str(data_dir), "BROKER_LOG_LEVEL": "error"}
@@ -49,8 +49,8 @@ def service(data_dir: Path, port: int) -> Iterator[str]:
 
 @contextlib.contextmanager
 def tools(url: str) -> Iterator[None]:
-    """Run every tool of the laboratory, each in a process of its own, for as long as the block."""
-    # One core for each tool: numerical libraries would start a thread for each core.
+    """Run every tool of the laboratory in its own process during the block."""
+    # Otherwise numerical libraries would start a thread for each core in each tool.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with contextlib.ExitStack() as running:
         for name in SKILLS:
@@ -59,7 +59,7 @@ def tools(url: str) -> Iterator[None]:
 
 
 async def until_ready(url: str) -> None:
-    """Wait until the service is ready, and log nothing meanwhile."""
+    """Wait until the service is ready. Suppress the client's warnings meanwhile."""
     log = logging.getLogger("broker.client")
     log.setLevel(logging.ERROR)
     try:
@@ -106,7 +106,7 @@ async def work(url: str, show_step: ShowStep) -> list[ArchiveRecord]:
 
 
 async def _follow(connection: Connection, picture: Picture, pair: AssignedPair, show_step: ShowStep) -> None:
-    """Show every report as it comes: each long poll ends when the work item has changed."""
+    """Show every report as it arrives. Each long poll ends when the work item has changed."""
     async for work in _versions(connection, f"/v1/work/{pair.work_id}"):
         message = work.reports[-1].message if work.reports else None
         show_step(DemoStep(picture, work.state, work.tool_id, work.progress, message))

@@ -1,1 +1,1 @@
-"""PostgreSQL itself: its connection URLs, the embedded one, backup and restore."""
+"""Run the embedded PostgreSQL, read connection URLs, and back up and restore databases."""

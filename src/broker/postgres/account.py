@@ -1,4 +1,4 @@
-"""Choose the account that Postgres runs as: this process's own, or an unprivileged one for root."""
+"""Choose the account that PostgreSQL runs as: that of this process, or an unprivileged one for root."""
 
 import os
 import pwd
@@ -24,8 +24,8 @@ class Account:
     def for_data(cls, data: Path) -> Self:
         """Choose the account for a data folder: for root its owner, postgres or nobody.
 
-        The owner comes first, so that the data stay readable if somebody adds an account `postgres` later, or
-        if root starts a user's broker once.
+        The owner comes first, so that the data stay readable if somebody later adds an account `postgres`, or
+        if root once starts the broker of a user.
         """
         if os.geteuid() != 0:
             return cls()
@@ -39,16 +39,16 @@ class Account:
                 continue
             return cls(entry.pw_uid, entry.pw_gid)
         raise EmbeddedError(
-            "Postgres refuses to run as root, and there is neither an account 'postgres' nor 'nobody' "
-            "to run it as. Start the broker as an ordinary user, or set BROKER_DATABASE_URL."
+            "PostgreSQL refuses to run as root, and there is no account 'postgres' or 'nobody' to run it as. "
+            "Start the broker as an ordinary user, or set BROKER_DATABASE_URL."
         )
 
     def spawn(
         self, command: Sequence[str | Path], *, stdin: int = subprocess.DEVNULL, output: int
     ) -> subprocess.Popen[bytes]:
-        """Start a program in a session of its own, so that Ctrl-C in the terminal ends the broker only."""
-        # PGPORT, PGDATA and the like belong to another Postgres, and our own variables may contain a key.
-        # English messages (LC_ALL), because the broker recognizes some.
+        """Start a program in its own session, so that Ctrl-C in the terminal reaches only the broker."""
+        # PGPORT, PGDATA and the like belong to another server, and BROKER_ variables may contain a key.
+        # LC_ALL gives English messages, some of which the broker recognizes.
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("PG", "BROKER_"))
         }
@@ -79,7 +79,7 @@ class Account:
     def make_private(self, folder: Path) -> Path:
         """Create a folder that only this account can enter, or check that an existing one is such a folder.
 
-        Never changes an existing folder: BROKER_DATA_DIR=/var must not give /var/log away.
+        Never change an existing folder. With BROKER_DATA_DIR=/var, that would change the owner of /var/log.
         """
         try:
             folder.mkdir(mode=0o700)
@@ -90,14 +90,15 @@ class Account:
                 raise FolderForeignError(
                     f"{folder} exists, but is not a folder that only user id {owner} can enter (owner "
                     f"{status.st_uid}, mode {status.st_mode & 0o7777:o}). Set BROKER_DATA_DIR to a folder "
-                    f"that nothing else uses; if this one is the broker's: chown {owner} and chmod 700."
+                    f"that nothing else uses. If this folder belongs to the broker, run chown {owner} and"
+                    " chmod 700."
                 ) from None
         else:
             self.give(folder)
         return folder
 
     def make_parents(self, folder: Path) -> None:
-        """Create the missing parents of `folder` so that the account can enter them."""
+        """Create the missing parents of `folder`, such that the account can enter them."""
         missing = [parent for parent in folder.parents if not parent.exists()]
         for parent in reversed(missing):
             parent.mkdir()
@@ -117,27 +118,29 @@ class Account:
         except KeyError as error:
             raise EmbeddedError(
                 f"PostgreSQL cannot create its data as user id {uid}, which has no name on this machine. Add"
-                " one to /etc/passwd, start the broker as another user, or set BROKER_DATABASE_URL."
+                " a name to /etc/passwd, start the broker as another user, or set BROKER_DATABASE_URL."
             ) from error
 
     def check_reach(self, folder: Path) -> None:
-        """Check that the account can enter `folder`; the error names the folder in the way.
+        """Check that the account can enter `folder` and its parents, as far as they exist.
 
-        Folders that do not exist yet are not checked.
+        Raises:
+            FolderUnreachableError: The account cannot enter a folder. The message names it.
         """
         if self.uid is None:
             return
-        # A program of the account checks: access lists and mounts may differ from the mode bits.
+        # Only a program of the account can check this, because access lists and mounts may differ from the
+        # mode bits.
         folders = [path for path in (*reversed(folder.parents), folder) if path.exists()]
         try:
             status, blocking = self.run(["/bin/sh", "-c", _UNREACHABLE, "sh", *folders])
         except PermissionError as error:
             raise EmbeddedError(
-                f"Postgres can't run as root, and this root may not become user id {self.uid}: "
+                f"PostgreSQL cannot run as root, and this root may not become user id {self.uid}: "
                 f"{error.strerror}. Start the broker as an ordinary user, or set BROKER_DATABASE_URL."
             ) from error
         if status != 0:
             raise FolderUnreachableError(
-                f"Postgres can't run as root, and user id {self.uid}, which it runs as instead, can't enter "
-                f"{blocking}. Set BROKER_DATA_DIR to a folder outside of it (/var/lib/broker, for example)."
+                f"PostgreSQL cannot run as root. It runs as user id {self.uid} instead, which cannot enter "
+                f"{blocking}. Set BROKER_DATA_DIR to a folder outside it, for example /var/lib/broker."
             )

@@ -1,4 +1,4 @@
-"""Dump a database into a file, and restore it, by PostgreSQL's own programs."""
+"""Dump a database into a file and restore it, with the programs of PostgreSQL."""
 
 import contextlib
 import os
@@ -24,9 +24,9 @@ _UNKNOWN_BEFORE_17 = b"SET transaction_timeout = 0;\n"
 _HEAD_BYTES = 4096
 
 _TROUBLE = {
-    "pg_dump": "The dump cannot be written",
-    "pg_restore": "The dump cannot be read; it may be damaged, or not whole",
-    "psql": "The dump cannot be read in, and the database is as it was",
+    "pg_dump": "Cannot write the dump",
+    "pg_restore": "Cannot read the dump, which may be damaged or incomplete",
+    "psql": "Cannot restore the dump, and the database is unchanged",
 }
 
 _PROGRESS_SECONDS = 0.1
@@ -34,16 +34,16 @@ _STOP_SECONDS = 5.0
 
 
 class BackupError(Exception):
-    """A dump cannot be written or restored. The message contains PostgreSQL's own."""
+    """A dump cannot be written or restored. The message contains that of PostgreSQL."""
 
 
 class DatabaseTarget(NamedTuple):
-    """The database that PostgreSQL's programs connect to.
+    """The database that the programs of PostgreSQL connect to.
 
     Args:
-        url: The URL without the password: every user of a machine can read the arguments of a program.
-        environment: The environment of the programs, with the password.
-        requires_tls: Whether the connection must be encrypted.
+        url: The URL without the password, because every user of a machine can read the arguments of a
+        program. environment: The environment of the programs, with the password. requires_tls: Whether the
+        connection must be encrypted.
     """
 
     url: str
@@ -52,23 +52,23 @@ class DatabaseTarget(NamedTuple):
 
     @classmethod
     def of(cls, url: str, *, own: bool) -> "DatabaseTarget":
-        """Create the target of a URL. Variables such as PGPASSFILE are for the user's own database (`own`).
+        """Create the target of a URL. Variables such as PGPASSFILE apply only to a user's `own` database.
 
         Raises:
             ConnectionUrlError: The URL is not valid.
-            BackupError: The URL has a key's password, which would be visible on the command line.
+            BackupError: The URL has the password of a key file, which would be visible on the command line.
         """
         parsed = ConnectionUrl.parse(url)
         if parsed["sslpassword"]:
-            raise BackupError("A backup cannot use sslpassword: use a key file without a password.")
+            raise BackupError("A backup cannot use sslpassword. Use a key file without a password.")
         unrelated = ("BROKER_",) if own else ("BROKER_", "PG")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(unrelated)}
         environment["LC_ALL"] = "C"
-        # The broker ignores these; they could lead to another database.
+        # The broker ignores these, which could lead to another database.
         for name in ("PGSERVICE", "PGHOSTADDR"):
             environment.pop(name, None)
         environment["PGUSER"] = parsed.user()
-        # Of several hosts, use the one that accepts writes, as the broker does.
+        # If there are several hosts, use the one that accepts writes, as the broker does.
         environment["PGTARGETSESSIONATTRS"] = "read-write"
         if parsed.password:
             environment["PGPASSWORD"] = parsed.password
@@ -77,19 +77,19 @@ class DatabaseTarget(NamedTuple):
 
 
 def write_backup(target: DatabaseTarget, file: Path, show_progress: ShowProgress) -> None:
-    """Write a dump of the database at one moment, without blocking other connections.
+    """Write a consistent dump of the database, without blocking other connections.
 
     Args:
         target: The database.
-        file: The file; its content is replaced.
+        file: The file. Its content is replaced.
         show_progress: Called regularly with the number of written bytes.
 
     Raises:
         BackupError: The dump could not be written.
     """
-    # Extensions belong to a server; creating them needs more privileges than a broker has.
+    # Extensions belong to the server. To create them, one needs more privileges than a broker has.
     options = ("--format=custom", "--exclude-extension=*", "--no-password")
-    # Not through standard output, where pg_dump cannot go back to complete its table of contents.
+    # In a file, unlike in a pipe, pg_dump can go back to complete its table of contents.
     with _program(target, "pg_dump", *options, f"--file={file}", f"--dbname={target.url}") as run:
         run.wait(lambda: show_progress(file.stat().st_size))
 
@@ -98,11 +98,11 @@ def backup_version(target: DatabaseTarget, file: BinaryIO) -> str:
     """Return the schema version of a dump.
 
     Raises:
-        BackupError: The file is no dump of a broker's database.
+        BackupError: The file is not a dump of a broker's database.
     """
     file.seek(0)
     if file.read(len(_MAGIC)) != _MAGIC:
-        raise BackupError("This is no file that `broker backup` or `pg_dump --format=custom` has written.")
+        raise BackupError("This is not a file from `broker backup` or `pg_dump --format=custom`.")
     _rewind(file)
     options = ("--data-only", "--table=alembic_version", "--file=-")
     with (
@@ -113,7 +113,7 @@ def backup_version(target: DatabaseTarget, file: BinaryIO) -> str:
         output.seek(0)
         version = _VERSION.search(output.read())
     if version is None:
-        raise BackupError("This is the dump of a database that is no broker's.")
+        raise BackupError("This dump is not from the database of a broker.")
     return version[1].decode()
 
 
@@ -122,14 +122,14 @@ def restore_backup(target: DatabaseTarget, file: BinaryIO, show_progress: ShowPr
 
     Args:
         target: The database.
-        file: The dump; it must be seekable.
+        file: The dump. It must be seekable.
         show_progress: Called regularly with the number of restored bytes.
 
     Raises:
-        BackupError: The dump could not be restored; the database is unchanged.
+        BackupError: The dump could not be restored. The database is unchanged.
     """
     _rewind(file)
-    # Owners and privileges are those of the new database.
+    # The new database keeps its own owner and privileges.
     options = ("--no-owner", "--no-privileges", "--file=-")
     psql_options = ("--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--output=/dev/null")
     with (
@@ -143,18 +143,18 @@ def restore_backup(target: DatabaseTarget, file: BinaryIO, show_progress: ShowPr
                 database.input.write(portion)
                 # pg_restore shares the position in the file with this process.
                 show_progress(os.lseek(file.fileno(), 0, os.SEEK_CUR))
-            # Commit only after pg_restore has succeeded: psql rolls back if its input ends without a commit.
+            # Commit only after pg_restore has succeeded. If its input ends without a commit, psql rolls back.
             script.wait()
             database.input.write(b"commit;\n")
             database.input.close()
         except BrokenPipeError:
-            # psql has ended; its own message says why.
+            # psql has ended. Its own message says why.
             pass
         database.wait()
 
 
 class _Run(NamedTuple):
-    """A running program of PostgreSQL, and the file that gets its error messages."""
+    """A running program of PostgreSQL, and the file with its error messages."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -169,7 +169,7 @@ class _Run(NamedTuple):
         return cast("IO[bytes]", self.process.stdout)
 
     def wait(self, while_waiting: Callable[[], None] = lambda: None) -> None:
-        """Wait for the end of the program, doing something meanwhile; raise a BackupError if it failed."""
+        """Wait for the end of the program; call `while_waiting` meanwhile; raise BackupError if it failed."""
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 status = self.process.wait(_PROGRESS_SECONDS)
@@ -189,7 +189,7 @@ def _program(
     stdin: BinaryIO | int = subprocess.DEVNULL,
     stdout: BinaryIO | int = subprocess.DEVNULL,
 ) -> Iterator[_Run]:
-    """Run one of PostgreSQL's programs, and end it after the block."""
+    """Run a program of PostgreSQL, and end it after the block."""
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(  # noqa: S603 - PostgreSQL's own programs, no shell
             [_folder(needs_tls=target.requires_tls) / name, *arguments],
@@ -197,7 +197,7 @@ def _program(
             stdout=stdout,
             stderr=errors,
             env=target.environment,
-            # Ctrl-C is for this process, which then ends the program.
+            # Ctrl-C must reach only this process, which then ends the program.
             start_new_session=True,
         )
         try:
@@ -220,7 +220,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _folder(*, needs_tls: bool) -> Path:
-    """Return the folder of the bundled programs, which do not support TLS, or of newer ones on the PATH."""
+    """Return the folder of the bundled programs, which lack TLS, or of newer ones on the PATH."""
     try:
         bundled = None if needs_tls else Programs.find(Account(), Path(tempfile.gettempdir())).folder
     except EmbeddedError:
@@ -229,10 +229,10 @@ def _folder(*, needs_tls: bool) -> Path:
     if installed is not None and (bundled is None or _major(installed) > int(MAJOR)):
         return Path(installed).parent
     if bundled is None:
-        missing = "PostgreSQL's programs are missing"
+        problem = "The programs of PostgreSQL are missing"
         if needs_tls:
-            missing = "sslmode asks for TLS, which the programs that come with the broker cannot speak"
-        raise BackupError(f"{missing}: install a package with pg_dump and pg_restore.")
+            problem = "sslmode requires TLS, which the bundled programs of PostgreSQL do not support"
+        raise BackupError(f"{problem}. Install a package with pg_dump and pg_restore.")
     return bundled
 
 
@@ -243,5 +243,5 @@ def _major(program: str) -> int:
 
 
 def _rewind(file: BinaryIO) -> None:
-    """Have a program read the file from the first byte, whatever this process has buffered of it."""
+    """Let a program read the file from the first byte, even if this process has read a part of it."""
     os.lseek(file.fileno(), 0, os.SEEK_SET)

@@ -1,4 +1,4 @@
-"""Run the embedded Postgres: lock its folder, start it, restart it after a crash, stop it."""
+"""Run the embedded PostgreSQL: lock its folder, start it, restart it after a crash, stop it."""
 
 import contextlib
 import logging
@@ -19,7 +19,8 @@ from broker.postgres.programs import Programs
 
 log = logging.getLogger("broker.postgres")
 
-QUICK_SECONDS = 60.0  # a server that ends sooner than this counts as failed to start
+# A server that ends sooner than this counts as failed to start.
+QUICK_SECONDS = 60.0
 LOGGED_FAILURES = 10
 
 # The longest path of a socket is 107 bytes on Linux, and 103 on macOS.
@@ -31,15 +32,15 @@ WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'broker') \gexec
 
 
 class EmbeddedPostgres:
-    """A private Postgres under `data_dir` that listens on a Unix socket only.
+    """A private PostgreSQL server in `data_dir` that listens only on a Unix socket.
 
     If it ends while the broker runs, the broker restarts it. If it outlives a killed broker, the next start
-    stops it first. One broker uses a folder at a time; the start of another one fails.
+    stops it first. Only one broker can use a folder at a time; the start of another one fails.
 
     Args:
         data_dir: The folder, created if missing. Under root, an unprivileged account must be able to enter
-            it, because Postgres refuses to run as root.
-        durable: False for speed in tests: a power failure may then damage the data.
+            it, because PostgreSQL refuses to run as root.
+        durable: False for speed in tests. A power failure may then damage the data.
     """
 
     def __init__(self, data_dir: Path, *, durable: bool = True) -> None:
@@ -71,32 +72,32 @@ class EmbeddedPostgres:
 
     @classmethod
     def url_of_running(cls, data_dir: Path) -> str | None:
-        """Return the URL of the Postgres that another process runs on this folder; None if there is none."""
+        """Return the URL of the server that another process runs on this folder; None if there is none."""
         try:
             lines = (data_dir.expanduser().resolve() / "postgres" / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
             return None
-        # The fifth line is the folder of the socket; a starting server may not have written it yet.
+        # The fifth line is the folder of the socket. A starting server may not have written it yet.
         return _url(Path(lines[4]), "broker") if len(lines) > 4 and lines[4] else None
 
     def program(self, name: str) -> Path:
-        """Return the path of a program of the started Postgres, such as `psql` or `pgbench`."""
+        """Return the path of a program of the started server, such as `psql` or `pgbench`."""
         if self._postmaster is None:
-            raise EmbeddedError("The embedded Postgres has not been started.")
+            raise EmbeddedError("The embedded PostgreSQL has not been started.")
         return self._postmaster.programs.path(name)
 
     def start(self) -> None:
-        """Start Postgres unless it runs already, and return when it accepts connections.
+        """Start the server unless it runs already, and return when it accepts connections.
 
         The first start creates the data within some seconds. Recovery after a crash may need minutes.
 
         Raises:
-            EmbeddedError: Postgres cannot run; the message says why and what to do.
+            EmbeddedError: The server cannot run. The message says why and what to do.
         """
         with self._lock:
             if self._watcher is not None and self._watcher.is_alive():
                 return
-            self._release()  # whatever a failed Postgres left
+            self._release()  # what a failed server left
             self._stopping.clear()
             try:
                 self._open()
@@ -105,13 +106,13 @@ class EmbeddedPostgres:
                 if not isinstance(error, OSError):
                     raise
                 raise EmbeddedError(
-                    f"The embedded Postgres can't use {self.data_dir}: {error}. "
+                    f"The embedded PostgreSQL cannot use {self.data_dir}: {error}. "
                     "Set BROKER_DATA_DIR to a folder that you may write to."
                 ) from error
 
     def stop(self) -> None:
-        """Stop Postgres: disconnect clients, and write everything to disk. You may call it twice."""
-        self._stopping.set()  # before the lock, so that a start in progress ends, too
+        """Stop the server: disconnect clients, and write everything to disk. A second call does nothing."""
+        self._stopping.set()  # before the lock, to also end a start in progress
         with self._lock:
             self._stopping.set()
             self._release()
@@ -140,7 +141,7 @@ class EmbeddedPostgres:
 
     def _make_socket_folder(self, account: Account) -> Path:
         default = self.data_dir / "run"
-        # A comma would separate two folders, both in Postgres' setting and in the URL.
+        # A comma would separate two folders, in the setting of PostgreSQL and in the URL.
         if "," not in str(default) and len(os.fsencode(socket_file(default))) <= _MAX_SOCKET_BYTES:
             return account.make_private(default)
         short = Path(tempfile.mkdtemp(prefix="broker-"))
@@ -155,15 +156,15 @@ class EmbeddedPostgres:
         if postmaster is not None:
             postmaster.stop()
         if watcher is not None:
-            # If the watcher restarts Postgres just now, it notices the stop and stops that Postgres, too.
+            # If the watcher restarts the server now, it notices the stop and stops that server again.
             watcher.join()
         self._postmaster = self._watcher = None
         self._held.close()
 
     def _watch(self, postmaster: Postmaster) -> None:
-        """Restart Postgres whenever it ends by itself; runs in a thread of its own.
+        """Restart the server whenever it ends by itself. This runs in its own thread.
 
-        There is no limit: a disk that is full all night may have space in the morning.
+        The number of restarts has no limit, because a full disk may have space again after hours.
         """
         failures = 0
         while postmaster.process is not None:
@@ -172,11 +173,11 @@ class EmbeddedPostgres:
             if self._stopping.is_set():
                 return
             failures = failures + 1 if time.monotonic() - started_at < QUICK_SECONDS else 1
-            # Then log only some failures: the log may be on the full disk.
+            # After many failures, log only some of them, because the log may be on the full disk.
             is_logged = failures <= LOGGED_FAILURES or failures % LOGGED_FAILURES == 0
             if is_logged:
                 log.error(
-                    "Postgres ended by itself (status %d), %d in a row; starting it again. See %s",
+                    "embedded PostgreSQL ended by itself, restarting: status=%d failures_in_a_row=%d log=%s",
                     *(status, failures, postmaster.log),
                 )
             if self._stopping.wait(backoff(failures)):
@@ -185,13 +186,13 @@ class EmbeddedPostgres:
                 postmaster.start(self._stopping)
             except (EmbeddedError, OSError) as error:
                 if is_logged and not self._stopping.is_set():
-                    log.error("Postgres did not start: %s", error)  # noqa: TRY400 - the message says it all
+                    log.error("embedded PostgreSQL did not start: %s", error)  # noqa: TRY400 - the message says it all
             else:
-                log.warning("Postgres is running again")
+                log.warning("embedded PostgreSQL restarted")
 
 
 def _url(socket: Path, database: str) -> str:
     host = quote(str(socket), safe="/")
-    # Clients would read what is missing from PG* variables, which are for another server.
+    # Without these parameters, clients would read PG* variables, which are for another server.
     parameters = f"host={host}&port={SETTINGS['port']}&sslmode=disable&password="
     return f"postgresql+asyncpg://broker@/{quote(database, safe='')}?{parameters}"

@@ -1,4 +1,4 @@
-"""Check the connection parameters of libpq: which ones and which values the broker accepts."""
+"""Check the names and values of connection parameters of libpq."""
 
 import re
 import ssl
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 LAST_PORT = 65_535
 _LONGEST_SECONDS = 86_400
 
-# A check returns what is wrong with a value, or None. Values are not repeated: they may hold a password.
+# A check returns the problem of a value, or None. It never repeats the value, which may contain a password.
 _Check = Callable[[str], str | None]
 
 
@@ -46,7 +46,7 @@ def _integer(lowest: int, highest: int) -> _Check:
 
 
 def port_problem(value: str) -> str | None:
-    """Return what is wrong with a port, or with several separated by commas."""
+    """Return the problem of a port, or of several ports separated by commas; None if they are valid."""
     valid = all(re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) <= LAST_PORT for port in value.split(","))
     return None if valid else f"must be a number from 1 to {LAST_PORT}"
 
@@ -62,7 +62,7 @@ def _file(value: str) -> str | None:
 def _root_certificate(value: str) -> str | None:
     if value != "system":
         return _file(value)
-    return None if ssl.get_default_verify_paths().cafile else "is `system`, and this system has no such file"
+    return None if ssl.get_default_verify_paths().cafile else "is `system`, but this system has no such file"
 
 
 def _unsupported(instead: str) -> _Check:
@@ -87,7 +87,7 @@ KNOWN: dict[str, _Check] = {
     "require_auth": _unsupported("the server's pg_hba.conf chooses the method"),
     "channel_binding": _one_of("disable", "prefer"),
     "connect_timeout": _integer(1, _LONGEST_SECONDS),
-    "client_encoding": _only(r"auto|utf-?8", "must be UTF8 or auto: the broker always uses UTF-8"),
+    "client_encoding": _only(r"auto|utf-?8", "must be UTF8 or auto, because the broker always uses UTF-8"),
     "options": _text,
     "application_name": _text,
     "fallback_application_name": _text,
@@ -108,7 +108,7 @@ KNOWN: dict[str, _Check] = {
     "sslcertmode": _one_of("allow"),
     "sslrootcert": _root_certificate,
     "sslcrl": _file,
-    "sslcrldir": _unsupported("put the lists into one file, and name it with sslcrl"),
+    "sslcrldir": _unsupported("put the lists into one file, and name it in sslcrl"),
     "sslsni": _one_of("1"),
     "requirepeer": _unsupported(_OMIT),
     "ssl_min_protocol_version": _TLS,
@@ -139,26 +139,26 @@ TLS_PARAMETERS = (
     "ssl_min_protocol_version",
     "ssl_max_protocol_version",
 )
-# The variables are called like their parameters: PGSSLCERT is sslcert.
+# The variable of a parameter, for example PGSSLCERT for sslcert.
 _VARIABLES = {f"PG{name.replace('_', '').upper()}": name for name in ("port", *TLS_PARAMETERS)}
 # The driver ignores them if they are empty.
 _MAY_BE_EMPTY = {"host", "port", "dbname", "user", "password", "passfile", "application_name", "options"}
 
 
 def check(name: str, value: str, place: str = "") -> None:
-    """Check that the broker accepts a parameter; `place` says where it stands, if not in the URL.
+    """Check that the broker accepts a parameter. `place` names its place, if that is not the URL.
 
     Raises:
         ConnectionUrlError: The broker does not accept it.
     """
     if name not in KNOWN:
         raise ConnectionUrlError(
-            f"cannot be used: {place}{shown(name)} is no connection parameter of PostgreSQL (write a setting"
-            " of the server as options=-c%20name=value)"
+            f"cannot be used: {place}{shown(name)} is not a connection parameter of PostgreSQL (to change a"
+            " setting of the server, write options=-c%20name=value)"
         )
     if not value and name in _MAY_BE_EMPTY:
         return
-    # Of several hosts each may have a port, or none.
+    # With several hosts, each may have a port or none.
     problem = None if name == "port" and "," in value else KNOWN[name](value)
     if problem is not None or not value:
         raise ConnectionUrlError(f"cannot be used: {place}{name} {problem or 'needs a value'}")
@@ -168,7 +168,7 @@ def check_variables(environment: Mapping[str, str]) -> None:
     """Check the PG* variables that the driver reads.
 
     Raises:
-        ConnectionUrlError: The driver cannot use a variable; the message names it.
+        ConnectionUrlError: The driver cannot use a variable. The message names it.
     """
     for variable, name in _VARIABLES.items():
         value = environment.get(variable)
@@ -177,5 +177,5 @@ def check_variables(environment: Mapping[str, str]) -> None:
 
 
 def shown(name: str) -> str:
-    """Return the name of a parameter if it looks like one. Otherwise it may be a part of a password."""
+    """Return a name if it looks like one. Other names may be a part of a password."""
     return name if re.fullmatch(r"[A-Za-z][A-Za-z0-9_.]{0,40}", name) else "a parameter"

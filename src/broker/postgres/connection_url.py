@@ -1,4 +1,4 @@
-"""Read a PostgreSQL connection URL as libpq does, and refuse what the driver would misread or ignore."""
+"""Read a PostgreSQL connection URL as libpq does, and refuse parts that the driver would misread."""
 
 import configparser
 import getpass
@@ -24,7 +24,7 @@ _URL = re.compile(
 )
 _HOST = re.compile(r"(?P<host>\[[^]]+\]|[^:\[\]]*)(:(?P<port>[0-9]*))?")
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})|%00|\0")
-_NO_URL = "is no postgresql://user:password@host/name"
+_NO_URL = "must look like postgresql://user:password@host/name"
 
 #: Values of `sslmode` that forbid a connection without TLS.
 TLS_IS_REQUIRED = ("require", "verify-ca", "verify-full")
@@ -49,8 +49,8 @@ class ConnectionUrl:
         """Parse a URL, and read the service that it names.
 
         Args:
-            url: `postgresql://user:password@host:port/name?parameter=value`; several hosts are separated by
-                commas, and every part may be missing.
+            url: `postgresql://user:password@host:port/name?parameter=value`. Commas separate several hosts.
+                Every part may be missing.
 
         Raises:
             ConnectionUrlError: The broker cannot use the URL.
@@ -89,21 +89,21 @@ class ConnectionUrl:
             return self["user"] or os.environ.get("PGUSER") or getpass.getuser()
         except (KeyError, OSError):
             raise ConnectionUrlError(
-                f"names no user, and user id {os.geteuid()} has no name on this machine:"
-                " write postgresql://user@host/name"
+                f"names no user, and user id {os.geteuid()} has no name on this machine."
+                " Write postgresql://user@host/name"
             ) from None
 
     @property
     def password(self) -> str | None:
-        """Return the password: None if missing (a password file may have it), empty if none is needed."""
+        """Return the password: None if a password file may have it, empty if the server needs none."""
         return self._parameters.get("password")
 
     def number(self, name: str, default: int) -> int:
-        """Return the value of a parameter that is a whole number."""
+        """Return the value of an integer parameter."""
         return int(self[name] or default)
 
     def tls(self) -> str | None:
-        """Return a URL with the parameters for TLS only; None if there are none."""
+        """Return a URL with only the parameters for TLS; None if there are none."""
         names = (*TLS_PARAMETERS, "sslpassword")
         parameters = {name: value for name in names if (value := self[name]) is not None}
         return f"postgresql://?{urlencode(parameters, quote_via=quote)}" if parameters else None
@@ -137,20 +137,20 @@ def _authority(match: re.Match[str]) -> dict[str, str]:
     hosts = [_HOST.fullmatch(host) for host in match["hosts"].split(",")]
     if not all(hosts):
         raise ConnectionUrlError(
-            f"{_NO_URL}: its host or port is malformed (in a password, write"
-            " / as %2F, ? as %3F and @ as %40; an IPv6 address stands in brackets)"
+            f"{_NO_URL}, but its host or port is malformed (in a password, write"
+            " / as %2F, ? as %3F and @ as %40; write an IPv6 address in brackets)"
         )
     valid = [host for host in hosts if host is not None]
     ports = [host["port"] or "" for host in valid]
     if any(port and port_problem(port) for port in ports):
-        raise ConnectionUrlError(f"{_NO_URL}: a port must be a number from 1 to {LAST_PORT}")
+        raise ConnectionUrlError(f"{_NO_URL}, and a port must be a number from 1 to {LAST_PORT}")
     parameters = {
         "user": user,
         "password": password,
         "host": ",".join(host["host"].strip("[]") for host in valid),
         "dbname": match["dbname"] or "",
     }
-    parameters = {name: _decoded(name, value) for name, value in parameters.items() if value.strip(",")}
+    parameters = {name: _decode(name, value) for name, value in parameters.items() if value.strip(",")}
     if has_password and not password:
         parameters["password"] = ""
     return parameters | ({"port": ",".join(ports)} if any(ports) else {})
@@ -160,14 +160,14 @@ def _query(query: str) -> dict[str, str]:
     parameters = {}
     for part in filter(None, query.split("&")):
         name, equals, value = part.partition("=")
-        name = _decoded("the name of a parameter", name)
+        name = _decode("the name of a parameter", name)
         if not equals:
             raise ConnectionUrlError(f"cannot be used: {shown(name)} needs a value: {shown(name)}=…")
-        parameters[name] = _decoded(shown(name), value)
+        parameters[name] = _decode(shown(name), value)
     return parameters
 
 
-def _decoded(name: str, value: str) -> str:
+def _decode(name: str, value: str) -> str:
     if _BROKEN_ESCAPE.search(value):
         raise ConnectionUrlError(f"cannot be used: {name} is not percent-encoded correctly; write % as %25")
     try:
@@ -179,13 +179,13 @@ def _decoded(name: str, value: str) -> str:
 
 
 def _hosts(parameters: dict[str, str]) -> list[Host]:
-    """Pair hosts with ports, as libpq does: a port for each host, or one for all."""
+    """Pair hosts with ports as libpq does: a port for each host, or one port for all."""
     names = (parameters.get("host") or "").split(",")
     ports = (parameters.get("port") or "").split(",")
     if any(port and port_problem(port) for port in ports):
         raise ConnectionUrlError(f"cannot be used: port must be a number from 1 to {LAST_PORT}")
     if len(names) > 1 and not all(names):
-        raise ConnectionUrlError("cannot be used: host names no host between two commas")
+        raise ConnectionUrlError("cannot be used: a host is missing between two commas")
     if len(ports) == 1:
         ports *= len(names)
     if len(ports) != len(names):
@@ -194,18 +194,16 @@ def _hosts(parameters: dict[str, str]) -> list[Host]:
 
 
 def _service(service: str, file: str | None) -> dict[str, str]:
-    """Return the parameters of a service, from the file that libpq reads."""
+    """Return the parameters of a service from the service file of libpq."""
     path = file or os.environ.get("PGSERVICEFILE") or os.path.join("~", ".pg_service.conf")  # noqa: PTH118
     services = configparser.ConfigParser(interpolation=None, default_section="")
     try:
         services.read(os.path.expanduser(path), "utf-8")  # noqa: PTH111 - unchanged without a home folder
     except (configparser.Error, UnicodeError, OSError):
-        raise ConnectionUrlError(
-            "cannot be used: service is in a file that cannot be read as one of services"
-        ) from None
+        raise ConnectionUrlError("cannot be used: the service file cannot be read or is malformed") from None
     if service not in services:
         raise ConnectionUrlError(
-            "cannot be used: service names none of those in the service file; see PGSERVICEFILE"
+            "cannot be used: service names no service of the service file; see PGSERVICEFILE"
         )
     parameters = dict(services[service])
     for name, value in parameters.items():

@@ -1,24 +1,24 @@
-"""The errors of the embedded Postgres: each is an EmbeddedError."""
+"""Errors of the embedded PostgreSQL."""
 
 
 class EmbeddedError(Exception):
-    """The embedded Postgres failed; the message says why, and what to do."""
+    """The embedded PostgreSQL failed. The message says why, and what to do."""
 
 
 class ProgramsMissingError(EmbeddedError):
-    """The wheel with the Postgres programs is not installed, or has none for this machine."""
+    """The package with the PostgreSQL programs is not installed, or has none for this machine."""
 
 
 class ProgramFailedError(EmbeddedError):
-    """A program of Postgres (initdb, psql, ...) ended with an error; the message contains its output."""
+    """A program of PostgreSQL such as initdb ended with an error. The message contains its output."""
 
 
 class FolderInUseError(EmbeddedError):
-    """Another broker is running on this data folder."""
+    """Another broker uses this data folder."""
 
 
 class FolderUnreachableError(EmbeddedError):
-    """The unprivileged account that Postgres runs as under root cannot enter the data folder."""
+    """The unprivileged account that PostgreSQL runs as under root cannot enter the data folder."""
 
 
 class FolderForeignError(EmbeddedError):
@@ -26,8 +26,8 @@ class FolderForeignError(EmbeddedError):
 
 
 class VersionMismatchError(EmbeddedError):
-    """Another major version of Postgres wrote the data."""
+    """Another major version of PostgreSQL wrote the data."""
 
 
 class StartError(EmbeddedError):
-    """Postgres did not start; the message contains the last lines of its log."""
+    """PostgreSQL did not start. The message contains the last lines of its log."""

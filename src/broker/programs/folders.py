@@ -1,4 +1,4 @@
-"""The folder of a tool on this machine: a lock, so that it runs once, and a scratch folder for each job."""
+"""The folder of a tool on this machine: a lock against a second run, and a scratch folder for each job."""
 
 import contextlib
 import logging
@@ -27,7 +27,7 @@ class ToolFolder:
         root: The folder of all tools' folders. Default: a folder of this user in the temporary folder.
 
     Raises:
-        CannotRunError: The folder cannot be made, or other users may write to it.
+        CannotRunError: The folder cannot be created, or other users may write to it.
     """
 
     def __init__(self, tool_id: str, root: Path | None = None) -> None:
@@ -45,7 +45,8 @@ class ToolFolder:
             self._make()
         except OSError as error:
             raise CannotRunError(
-                f"No scratch folder can be made below {root}: {error.strerror}. Choose one with --scratch."
+                f"Cannot create a scratch folder in {root}: {error.strerror}. Choose another one with"
+                " --scratch."
             ) from error
 
     def _make(self) -> None:
@@ -58,14 +59,14 @@ class ToolFolder:
         return file_lock.locked(
             self.path / "lock",
             lambda holder: CannotRunError(
-                f"Tool {self._tool_id} runs on this machine already, as process {holder}. Stop that, or"
-                " choose another --id; or, if it is another broker's, another --scratch folder."
+                f"Tool {self._tool_id} already runs on this machine, as process {holder}. Stop it, or choose"
+                " another --id. If it works for another broker, choose another --scratch folder."
             ),
         )
 
     def clean(self, grace_seconds: float) -> None:
-        """End processes that a killed run has left running (see `orphans.end`), and remove its folders."""
-        # A program may have removed its folder. The record is next to it.
+        """End processes that a killed run left running (see `orphans.end`), and remove its folders."""
+        # A program may have removed its folder, but not the record next to it.
         works = {entry.with_suffix("") for entry in self._works.iterdir()}
         if works:
             orphans.end({work: ProcessRecord.read(_record_of(work)) for work in works}, grace_seconds)
@@ -73,13 +74,13 @@ class ToolFolder:
             _remove(entry)
 
     def for_work(self, work_id: UUID, payload: bytes) -> "WorkFolder":
-        """Make a scratch folder for a job, with its payload; raise OSError or CannotRunError if it fails."""
-        # The system may have removed folders in the temporary folder that were not used for days.
+        """Create a scratch folder with the payload of a job; raise OSError or CannotRunError on failure."""
+        # The system may have removed folders from the temporary folder after some days.
         self._make()
         folder = WorkFolder(self._works / str(work_id), self._kept)
         try:
             folder.path.mkdir(mode=0o700, exist_ok=True)
-            # Text files end in a newline, and `read` in a shell needs it.
+            # Text files end in a newline, which `read` in a shell needs.
             folder.payload.write_bytes(payload + b"\n")
         except OSError:
             folder.remove()
@@ -88,25 +89,26 @@ class ToolFolder:
 
 
 class WorkFolder:
-    """The scratch folder of a job, which may move to the folder for those that are kept."""
+    """The scratch folder of a job, which may move to the folder of kept ones."""
 
     def __init__(self, path: Path, kept: Path) -> None:
         self.path = path
         #: The file with the payload.
         self.payload = path / "payload.json"
-        #: Its path after it was kept.
+        #: The path of the folder after `keep`.
         self.kept = kept / path.name
 
     def record(self, pid: int) -> None:
         """Record which process does the job, so that the next run of the tool finds it."""
-        # Next to the folder, which belongs to the program. If the disk is full, its environment helps.
+        # Not in the folder, which belongs to the program. If the disk is full, the next run finds the process
+        # by its environment.
         with contextlib.suppress(OSError):
             if record := ProcessRecord.of(pid):
                 record.write(_record_of(self.path))
 
     def keep(self) -> None:
-        """Move the folder to those that are kept."""
-        with contextlib.suppress(FileNotFoundError):  # the program has removed it
+        """Move the folder to the kept ones."""
+        with contextlib.suppress(FileNotFoundError):  # the program may have removed it
             self.path.rename(self.kept)
         _record_of(self.path).unlink(missing_ok=True)
 
@@ -121,11 +123,11 @@ def _record_of(work: Path) -> Path:
 
 
 def _make_private(folder: Path) -> None:
-    """Make a folder that only this user can enter.
+    """Create a folder that only this user can enter.
 
     Raises:
-        CannotRunError: It exists, and belongs to another user, or others may write to it.
-        OSError: It cannot be made.
+        CannotRunError: The folder exists, but belongs to another user, or other users may write to it.
+        OSError: The folder cannot be created.
     """
     try:
         folder.mkdir(mode=0o700)
@@ -134,28 +136,28 @@ def _make_private(folder: Path) -> None:
         is_folder, is_ours = stat.S_ISDIR(status.st_mode), status.st_uid == os.geteuid()
         if not (is_folder and is_ours) or status.st_mode & _WRITABLE_BY_OTHERS:
             raise CannotRunError(
-                f"{folder} is there already, and is no folder that user id {os.geteuid()} alone can write to."
-                " Remove it, or choose another one with --scratch."
+                f"{folder} exists, but is not a folder that only user id {os.geteuid()} can write to. Remove"
+                " it, or choose another one with --scratch."
             ) from None
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or a folder, whatever permissions a program has set."""
+    """Remove a file or a folder, even if a program has changed its permissions."""
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return
     shutil.rmtree(path, ignore_errors=True)
     if path.exists():
-        # Contents of folders without permissions cannot be removed.
-        for folder, names, _ in os.walk(_opened(path)):
+        # The contents of folders without permissions cannot be removed.
+        for folder, names, _ in os.walk(_grant_access(path)):
             for name in names:
-                _opened(Path(folder) / name)
+                _grant_access(Path(folder) / name)
         shutil.rmtree(path, ignore_errors=True)
     if path.exists():
-        log.warning("%s cannot be removed", path)
+        log.warning("cannot remove %s", path)
 
 
-def _opened(folder: Path) -> Path:
+def _grant_access(folder: Path) -> Path:
     """Give this user all permissions on a folder, and return it."""
     with contextlib.suppress(OSError):
         if not folder.is_symlink():

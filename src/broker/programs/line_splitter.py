@@ -8,9 +8,9 @@ from broker.texts import shorten
 class LineSplitter:
     r"""Splits a stream of bytes into lines.
 
-    `\r` ends a line as `\n` does, so that progress bars come as lines. The splitter drops empty lines and a
-    byte order mark at the beginning, and replaces NUL and bytes that are not UTF-8. It shortens long lines,
-    so that memory is bounded.
+    `\r` ends a line like `\n`, because progress bars use it. The splitter drops empty lines and a byte order
+    mark at the beginning, and replaces NUL and bytes that are not UTF-8. It shortens long lines to limit its
+    memory.
 
     Args:
         longest: The maximum length of a line, in characters; a shortened line ends in `…`.
@@ -22,16 +22,16 @@ class LineSplitter:
         self._unfinished = ""
 
     def feed(self, data: bytes) -> list[str]:
-        """Return the lines that end in these bytes."""
+        """Add bytes, and return the lines that end in them."""
         return self._lines(self._decoder.decode(data))
 
     def end(self) -> list[str]:
-        """Return the last line if it has no end."""
+        """Return the last line if no newline ended it."""
         return self._lines(self._decoder.decode(b"", final=True) + "\n")
 
     def _lines(self, text: str) -> list[str]:
         parts = text.replace("\0", "\N{REPLACEMENT CHARACTER}").replace("\r", "\n").split("\n")
         parts[0] = self._unfinished + parts[0]
-        # One character more than a line may have shows that it must be shortened.
+        # With one character more than allowed, `shorten` sees that it must shorten the line.
         self._unfinished = parts.pop()[: self._longest + 1]
         return [shorten(part.rstrip(), self._longest) for part in parts if part and not part.isspace()]

@@ -1,4 +1,4 @@
-"""Find and end processes that a killed run of the tool has left running, before it accepts work again."""
+"""Find and end processes that a killed run of the tool left running, before the tool accepts work."""
 
 import contextlib
 import logging
@@ -17,19 +17,19 @@ from broker.programs import process_groups
 
 log = logging.getLogger(__name__)
 
-# How far two start times of a process may differ: clocks are adjusted while it runs.
+# How far two start times of the same process may differ, because clocks are adjusted.
 _SAME_START_SECONDS = 2.0
-# How long the kernel may take to end killed processes.
+# The maximum time for the kernel to end killed processes.
 _KILLED_SECONDS = 2.0
-_LOOK_SECONDS = 0.02
+_CHECK_SECONDS = 0.02
 
 
 class ProcessRecord(Struct):
-    """A note of which process does a job.
+    """A record of the process that does a job.
 
     Args:
         pid: The id of the process and of its process group.
-        started: When it started, in seconds since 1970, because ids are used again.
+        started: The time when it started, in seconds since 1970, because the system reuses ids.
     """
 
     pid: int
@@ -45,7 +45,7 @@ class ProcessRecord(Struct):
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """Read a record from a file; None if there is no complete one."""
+        """Read a record from a file; None if the file has no complete record."""
         try:
             return msgspec.json.decode(path.read_bytes(), type=cls)
         except (OSError, msgspec.MsgspecError):
@@ -56,22 +56,22 @@ class ProcessRecord(Struct):
         path.write_bytes(msgspec.json.encode(self))
 
     def is_of(self, process: psutil.Process) -> bool:
-        """Return whether it is of this process, not of an earlier one with the same id."""
+        """Return whether the record is of this process, not of an earlier one with the same id."""
         difference = abs(process.create_time() - self.started)
         return bool(process.pid == self.pid and difference < _SAME_START_SECONDS)
 
 
 def end(works: Mapping[Path, ProcessRecord | None], grace_seconds: float) -> None:
-    """End the processes that still run for scratch folders, and wait until they have ended.
+    """End the processes that still run for these scratch folders, and wait until they have ended.
 
     Args:
         works: The folders, each with the record of its process.
-        grace_seconds: How long processes may take to end after SIGTERM; then they are killed.
+        grace_seconds: How long processes may take to end after SIGTERM before they get SIGKILL.
     """
     groups = _find(works)
     if not groups:
         return
-    log.warning("ending what an earlier run has left running: process groups %s", sorted(groups))
+    log.warning("ending process groups that an earlier run left running: %s", sorted(groups))
     for group in groups:
         process_groups.send(group, signal.SIGTERM, signal.SIGCONT)
     for group in _alive(groups, grace_seconds):
@@ -80,17 +80,17 @@ def end(works: Mapping[Path, ProcessRecord | None], grace_seconds: float) -> Non
 
 
 def _alive(groups: set[int], within: float) -> list[int]:
-    """Return the groups that have not ended in a number of seconds; sooner if all have."""
+    """Wait until all groups have ended, and return those that have not ended in time."""
     end = time.monotonic() + within
     while (alive := [group for group in groups if process_groups.is_alive(group)]) and time.monotonic() < end:
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_CHECK_SECONDS)
     return alive
 
 
 def _find(works: Mapping[Path, ProcessRecord | None]) -> set[int]:
-    """Return the process groups of the recorded processes, and of all that inherited their environment.
+    """Return the process groups of the recorded processes, and of processes with their environment.
 
-    It leaves out the group of this process and those of its parents, even if a program has started it.
+    Leave out the groups of this process and its parents, in case a program has started this tool.
     """
     folders = {str(work) for work in works}
     records = [record for record in works.values() if record is not None]

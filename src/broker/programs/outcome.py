@@ -10,19 +10,21 @@ from msgspec import Raw
 from broker.client import FailedError
 from broker.schemas.limits import LARGEST_BODY_BYTES
 
-# The maximum request body of a broker, less what surrounds the result.
+# The maximum request body of a broker, without the fields around the result.
 MOST_BYTES = LARGEST_BODY_BYTES - 64 * 2**10
-# An error has 4,000 characters; the rest is for the text before and after.
-_LAST_WORDS_CHARS = 3_000
+# An error has 4,000 characters. The rest is for the text before and after the lines.
+_LAST_LINES_CHARS = 3_000
 
 
-_WRITE_A_FILE = "have it write a file, and print the file's path"
-_TOO_BIG = f"it printed more than {MOST_BYTES // 2**20} MiB, too much for a result: {_WRITE_A_FILE}"
-_NO_TEXT = f"what it printed is neither JSON nor text (UTF-8, without NUL): {_WRITE_A_FILE}"
+_WRITE_A_FILE = "Write a file instead, and print its path."
+_TOO_BIG = (
+    f"The output has more than {MOST_BYTES // 2**20} MiB, which is too large for a result. {_WRITE_A_FILE}"
+)
+_NO_TEXT = f"The output is neither JSON nor text (UTF-8 without NUL). {_WRITE_A_FILE}"
 
 
 class Output:
-    """The output of a program, which is its result. `on_too_much` is called when it is too large for one."""
+    """The output of a program. If it is too large for a result, this calls `on_too_much`."""
 
     def __init__(self, on_too_much: Callable[[], object]) -> None:
         self._on_too_much = on_too_much
@@ -40,14 +42,14 @@ class Output:
             self._on_too_much()
 
     def result(self) -> Raw | str | None:
-        """Return the output: JSON to the last digit, or else a text without its last newline, or else None.
+        """Return the output: JSON with every digit, a text without its last newline, or None if it is empty.
 
         Raises:
             FailedError: The output cannot be a result. The task is not retried.
         """
         if self.is_too_much:
             raise FailedError(_TOO_BIG, retry=False)
-        # Programs on Windows begin their output with it.
+        # Windows programs write it at the beginning of their output.
         printed = bytes(self._bytes).removeprefix(codecs.BOM_UTF8)
         try:
             text = printed.decode()
@@ -71,13 +73,13 @@ def _is_json(printed: bytes) -> bool:
     except msgspec.MsgspecError:
         return False
     except RecursionError:
-        pass  # deeper than the broker accepts, as it will say
+        pass  # the broker refuses this depth, with its own message
     return True
 
 
 def failure(status: int, last_lines: Sequence[str]) -> str:
-    """Return why a job has failed: how its program has ended, and the last lines that it wrote."""
-    return "\n".join([_ending(status), "\n".join(last_lines)[-_LAST_WORDS_CHARS:]]).rstrip()
+    """Return the error of a failed job: the end of its program, and the last lines of stderr."""
+    return "\n".join([_ending(status), "\n".join(last_lines)[-_LAST_LINES_CHARS:]]).rstrip()
 
 
 def _ending(status: int) -> str:

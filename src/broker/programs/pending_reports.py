@@ -1,4 +1,4 @@
-"""Reports that wait to be sent: bounded, in order, and with a note on dropped lines."""
+"""A bounded queue of reports to send, in order, with a note about dropped lines."""
 
 import re
 from collections import deque
@@ -11,7 +11,7 @@ _PROGRESS = re.compile(r"progress:\s*(\d+\.?\d*|\.\d+)\s*(%?)(?:\s+(.*))?", re.A
 
 
 def progress_of(line: str) -> tuple[float | None, str | None]:
-    """Return the progress in a line, 0 to 1, and its message; None if it has no progress, or no message.
+    """Return the progress in a line, from 0 to 1, and its message. Each is None if the line has none.
 
     `progress: 0.4 half of it` and `progress: 40% half of it` have progress. Any other line is a message.
     """
@@ -23,9 +23,9 @@ def progress_of(line: str) -> tuple[float | None, str | None]:
 
 
 class PendingReport:
-    """A report of one line; or of several, if the broker is slower than the program.
+    """A report of one line, or of several lines if the broker is slower than the program.
 
-    If the lines are longer than the longest message, in characters, the newest are kept.
+    If the lines exceed the maximum length of a message, in characters, the report keeps the newest lines.
     """
 
     def __init__(self, longest: int, lines: Sequence[str]) -> None:
@@ -39,7 +39,7 @@ class PendingReport:
 
     def join(self, lines: Sequence[str]) -> None:
         """Add lines to the report."""
-        # A line and its end have two characters or more: older lines cannot fit.
+        # A line with its end has at least two characters, so older lines cannot fit.
         newest = lines[-(self._longest // 2) :]
         self.left_out += len(lines) - len(newest)
         for line in newest:
@@ -65,7 +65,7 @@ class PendingReports:
     """The reports that wait to be sent, the oldest first.
 
     Args:
-        most: How many reports may wait. If there are as many, further lines join the last one.
+        most: The maximum number of waiting reports. Further lines join the last one.
         longest: The maximum length of a message, in characters.
     """
 

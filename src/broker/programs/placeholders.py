@@ -1,4 +1,4 @@
-"""Placeholders in a command: `{file}` stands for the field `file` of the payload."""
+"""Fill placeholders in a command: `{file}` stands for the field `file` of the payload."""
 
 import re
 from collections.abc import Sequence
@@ -9,30 +9,30 @@ from msgspec import Raw
 
 from broker.programs.errors import CannotRunError
 
-# `${file}` belongs to a shell.
+# `${file}` is a variable of a shell.
 _PLACEHOLDER = re.compile(r"(?<!\$)\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
-# The characters around a placeholder in an argument that is not a program text: a path, an option, a list.
+# The characters of arguments that are not program texts, such as a path, an option or a list.
 _PLAIN = re.compile(r"[\w./:=,@%+-]*", re.ASCII)
-# Programs that run a program text: their first argument, or what follows such an option. They may be
-# arguments of other programs: `nice sh -c …`.
+# Programs that run a program text: their first argument, or the argument of an option. They may be arguments
+# of other programs: `nice sh -c …`.
 _INTERPRETER = re.compile(
     r"(ba|da|k|z|fi|c|tc|a|mk|)sh|busybox|python|pypy|perl|ruby|node|php|lua|tclsh|expect|Rscript|R|julia|matlab|octave"
     r"|[gmn]?awk|sed|eval"
 )
 _TAKES_PROGRAM = re.compile(r"-\w*[ceErS]|--eval|--command|-batch")
-# They run the command that follows, and accept a text for a shell as well.
+# Programs that run the command in their arguments, and also accept a text for a shell.
 _RUNNER = ("su", "runuser", "script", "flock", "sudo", "doas", "env")
-# They pass everything that follows to a shell, as one text.
+# Programs that pass all their arguments to a shell, as one text.
 _TO_A_SHELL = ("ssh", "parallel", "watch", "rsh", "pdsh")
 
 
 class Template:
     """A command with placeholders for fields of a payload.
 
-    No shell is involved, so a field becomes an argument, or a part of one, whatever it contains. It must
-    never become a part of a program: an argument with spaces, or one that an interpreter runs, stays as it
-    is, and no field may decide which program runs.
+    No shell is involved, so a field becomes an argument, or a part of one. A field must never become a part
+    of a program text. So arguments with spaces and arguments that an interpreter runs stay unchanged, and no
+    field may decide which program runs.
 
     Raises:
         CannotRunError: A field could decide which program runs, or would pass through a shell.
@@ -55,30 +55,30 @@ class Template:
             elif _INTERPRETER.fullmatch(name.rstrip("0123456789.")):
                 texts = _texts(command, place + 1)
                 self._texts |= texts
-                programs += [] if texts else [each for each in command[place + 1 :] if each[:1] != "-"][:1]
+                programs += [] if texts else [word for word in command[place + 1 :] if word[:1] != "-"][:1]
                 # The rest are the arguments of the program that it runs.
                 break
         for program in programs:
             if _PLACEHOLDER.search(program):
                 raise CannotRunError(
-                    f"{program!r}: what runs is not for a payload to say, and this would be given to a shell"
-                    " or an interpreter. Let a script take it as an argument: ./script.sh {file}"
+                    f"{program!r}: a payload must not decide which program runs, or become a part of a text"
+                    " for a shell or an interpreter. Use a script with an argument: ./script.sh {file}"
                 )
 
     @property
-    def left_alone(self) -> list[str]:
-        """The placeholders in program texts, which stay as they are."""
+    def unfilled(self) -> list[str]:
+        """The placeholders in program texts, which stay unchanged."""
         texts = [text for place, text in enumerate(self._command) if place in self._texts]
         return [match[0] for text in texts for match in _PLACEHOLDER.finditer(text)]
 
-    def filled(self, payload: Raw) -> list[str]:
-        """Return the command for a payload: texts as they are, any other values as JSON.
+    def fill(self, payload: Raw) -> list[str]:
+        """Return the command for a payload, with texts unchanged and other values as JSON.
 
         Raises:
-            CannotRunError: The payload lacks a field, or the program would mistake one for an option.
+            CannotRunError: The payload lacks a field, or the program would treat one as an option.
         """
         return [
-            argument if place in self._texts else _filled(argument, payload)
+            argument if place in self._texts else _fill(argument, payload)
             for place, argument in enumerate(self._command)
         ]
 
@@ -88,18 +88,19 @@ def _texts(command: Sequence[str], begin: int) -> set[int]:
     options = [place for place in range(begin, len(command)) if _TAKES_PROGRAM.fullmatch(command[place])]
     if not options:
         return set()
-    # Other options may stand between such an option and the text.
+    # There may be other options between such an option and the text.
     words = (place for place in range(options[0] + 1, len(command)) if command[place][:1] != "-")
     until = next(words, len(command) - 1)
     return {*range(options[0] + 1, until + 1), *(place + 1 for place in options if place + 1 < len(command))}
 
 
-def _filled(argument: str, payload: Raw) -> str:
+def _fill(argument: str, payload: Raw) -> str:
     def field(match: re.Match[str]) -> str:
         value = _field(match[1], payload)
         if match.start() == 0 and value.startswith("-") and not _NUMBER.fullmatch(value):
             raise CannotRunError(
-                f"the payload's {match[1]!r} is {value[:100]!r}: the program would take it for an option"
+                f"The field {match[1]!r} of the payload is {value[:100]!r}, which the program would treat as"
+                " an option."
             )
         return value
 
@@ -110,9 +111,9 @@ def _field(name: str, payload: Raw) -> str:
     try:
         fields = msgspec.json.decode(payload, type=dict[str, Raw])
     except msgspec.ValidationError:
-        raise CannotRunError(f"the payload is no object, and has no {name!r}") from None
+        raise CannotRunError(f"The payload is not an object, so it has no field {name!r}.") from None
     if name not in fields:
-        raise CannotRunError(f"the payload has no {name!r}")
+        raise CannotRunError(f"The payload has no field {name!r}.")
     try:
         return msgspec.json.decode(fields[name], type=str)
     except msgspec.ValidationError:

@@ -1,4 +1,4 @@
-"""A running program: its process group, its output, its end."""
+"""Start a program, read its output, and end it with all its child processes."""
 
 import asyncio
 import contextlib
@@ -10,27 +10,27 @@ from typing import BinaryIO
 
 from broker.programs import process_groups
 
-# How long processes that a program has left running may continue when the program has ended.
+# How long child processes may continue after the program has ended.
 _MOMENT_SECONDS = 1.0
 # How often to check whether the group has ended.
-_LOOK_SECONDS = 0.05
+_CHECK_SECONDS = 0.05
 
 Feed = Callable[[bytes], None]
 
 
 class Process:
-    """A program that runs in a session and a process group of its own, with all that it starts.
+    """A program that runs with its child processes in its own session and process group.
 
     Args:
-        feed_output: Called with what it writes to stdout, as it arrives.
-        feed_errors: Called with what it writes to stderr.
+        feed_output: Called with the bytes of stdout as they arrive.
+        feed_errors: Called with the bytes of stderr as they arrive.
     """
 
     def __init__(self, feed_output: Feed, feed_errors: Feed) -> None:
         self._protocol = _Protocol(feed_output, feed_errors)
         self._transport: asyncio.SubprocessTransport | None = None
         self._group: int | None = None
-        # Until when its group may run after the program has ended, by the loop's clock.
+        # The time on the loop's clock until which its group may run.
         self._until = 0.0
 
     async def start(
@@ -41,7 +41,7 @@ class Process:
         Args:
             command: The program and its arguments.
             environment: All its environment variables.
-            folder: Its working folder; None: the current one.
+            folder: Its working folder; None for the current one.
             stdin: Its standard input.
 
         Raises:
@@ -63,8 +63,8 @@ class Process:
     async def wait(self) -> int:
         """Wait until the program has ended and all its output is read, and return its exit status.
 
-        Processes that it has left running have a moment to end, or as long as `terminate` allowed; then they
-        are killed. A negative exit status is the signal that has killed the program.
+        Child processes may run for a second longer, or for the time that `terminate` allowed. Then they are
+        killed. A negative exit status is the number of the signal that killed the program.
         """
         if self._transport is None or self._group is None:
             raise RuntimeError("the program was not started")
@@ -72,27 +72,27 @@ class Process:
         await self._protocol.exited.wait()
         self._until = max(self._until, loop.time() + _MOMENT_SECONDS)
         await _within(self._until - loop.time(), closed)
-        # Nothing signals the end of a group.
+        # No event announces the end of a group.
         while loop.time() < self._until and process_groups.is_alive(self._group):  # noqa: ASYNC110
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_CHECK_SECONDS)
         self.kill()
-        # A process that has left the group may hold the pipes forever.
+        # A process that has left the group may keep the pipes open forever.
         await _within(_MOMENT_SECONDS, closed)
-        # From now on another process may have its id.
+        # Another process may get the id from now on.
         self._group = None
         self._transport.close()
         return self._transport.get_returncode() or 0
 
     def terminate(self, grace_seconds: float) -> None:
-        """Ask the program and all that it has started to end, and kill them after a grace period."""
+        """Ask the program and its child processes to end, and kill them after a grace period."""
         loop = asyncio.get_running_loop()
         self._until = loop.time() + grace_seconds
-        # A stopped process gets no SIGTERM before SIGCONT.
+        # A stopped process does not handle SIGTERM before SIGCONT.
         self._send(signal.SIGTERM, signal.SIGCONT)
         loop.call_later(grace_seconds, self.kill)
 
     def kill(self) -> None:
-        """Kill the program and all that it has started."""
+        """Kill the program and its child processes."""
         self._send(signal.SIGKILL)
 
     def _send(self, *numbers: signal.Signals) -> None:
@@ -106,7 +106,7 @@ class _Protocol(asyncio.SubprocessProtocol):
     def __init__(self, feed_output: Feed, feed_errors: Feed) -> None:
         self._feed = {1: feed_output, 2: feed_errors}
         self.exited = asyncio.Event()
-        #: Set when, besides, the pipes are closed.
+        #: Set when the process has ended and the pipes are closed.
         self.closed = asyncio.Event()
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:

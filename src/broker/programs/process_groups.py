@@ -1,7 +1,7 @@
-"""Process groups: send signals to a program and all processes that it has started.
+"""Send signals to the process group of a program, and to other groups of its session.
 
-A program is the leader of its own session. The processes that it starts are in that session, in its process
-group or in another one: shells with job control make such groups, and so does `timeout`.
+A program is the leader of its own session. Its child processes are in that session, in its process group or
+in another one. Shells with job control and `timeout`, for example, create such groups.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ def send(group: int, *numbers: signal.Signals) -> None:
 def is_alive(group: int) -> bool:
     """Return whether a program's group, or its session, has a process that has not ended.
 
-    In a container nothing may reap an orphan: it stays as a zombie, and so does its group.
+    Zombies do not count: in a container there may be no process that reaps orphans.
     """
     return any(_runs_in(group, pid) for pid in psutil.pids())
 

@@ -1,4 +1,4 @@
-"""Send what a program writes to stderr as reports."""
+"""Send the lines that a program writes to stderr as reports."""
 
 import asyncio
 import logging
@@ -17,13 +17,13 @@ _LAST_LINES = 20
 
 
 class Reports:
-    """The reports of a job, sent one after the other.
+    """Sends the reports of a job one by one.
 
-    They never block the program. If the broker is too slow, lines are joined, and in the end dropped.
+    They never block the program. If the broker is too slow, this class joins lines, and later drops some.
 
     Args:
         job: The job that the program does.
-        echo: Called with every line, too, which has the id of the task; None: not called.
+        echo: Also called with each line, after the id of the task; None for no call.
     """
 
     def __init__(self, job: AsyncJob, echo: Callable[[str], object] | None) -> None:
@@ -31,24 +31,24 @@ class Reports:
         self._echo = echo
         self._line_splitter = LineSplitter(LONGEST_TEXT_CHARS)
         self._pending = PendingReports(_MOST_WAITING, LONGEST_TEXT_CHARS)
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._is_finished = False
         self._sending = asyncio.create_task(self._send_all(), name=f"reports on {job.id}")
         #: The last lines that the program wrote.
         self.last: deque[str] = deque(maxlen=_LAST_LINES)
 
     def feed(self, data: bytes) -> None:
-        """Add what the program has written."""
+        """Add bytes that the program wrote."""
         self._add(self._line_splitter.feed(data))
 
     async def finish(self) -> None:
-        """Wait until everything is reported or refused."""
+        """Wait until the broker has accepted or refused all reports."""
         self._add(self._line_splitter.end())
         self._is_finished = True
-        self._news.set()
+        self._changed.set()
         await self._sending
         if refused := self._job.reports_refused:
-            log.warning("%s: %d reports were refused", self._job.task_id, refused)
+            log.warning("%s: the broker refused %d reports", self._job.task_id, refused)
 
     def stop(self) -> None:
         """Stop sending."""
@@ -61,15 +61,15 @@ class Reports:
             self._echo("".join(f"{self._job.task_id}: {line}\n" for line in lines))
         self.last.extend(lines[-_LAST_LINES:])
         self._pending.add(lines)
-        self._news.set()
+        self._changed.set()
 
     async def _send_all(self) -> None:
         while self._pending or not self._is_finished:
-            await self._news.wait()
-            self._news.clear()
+            await self._changed.wait()
+            self._changed.clear()
             while self._pending:
                 report = self._pending.pop()
                 await self._job.report(report.progress, report.message)
-                # If the program has ended, its job is as good as done.
+                # If the program has ended, it is too late to cancel the job.
                 if self._job.cancelled and not self._is_finished:
                     self._job.cancel()

@@ -1,4 +1,4 @@
-"""Run a program for each job: the handler of a tool."""
+"""Run a program for each job of a tool."""
 
 import asyncio
 import errno
@@ -25,21 +25,21 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-# How long to retry if a program cannot start: somebody may just be replacing it, or the disk may be full.
+# How long to retry if a program cannot start. Somebody may be replacing it, or the disk may be full.
 _PATIENCE_SECONDS = 10.0
 _PAUSE_SECONDS = 0.5
 
 
 class Options(Struct, frozen=True, kw_only=True):
-    """How to run a program.
+    """The options of a program run.
 
     Args:
         url: The URL of the broker.
-        input: Whether the program reads the payload from stdin, or from the file in BROKER_INPUT.
-        in_scratch: Whether it runs in the scratch folder, instead of the current one.
+        input: Whether the program reads the payload from stdin, or from the file named by BROKER_INPUT.
+        in_scratch: Whether it runs in the scratch folder, not in the current folder.
         keep: Which scratch folders to keep: none, those of jobs that did not succeed, or all.
         give_up_on: The exit statuses after which the task is not retried.
-        grace_seconds: How long it may take to end after SIGTERM; then it is killed.
+        grace_seconds: How long it may take to end after SIGTERM before it gets SIGKILL.
     """
 
     url: str
@@ -54,7 +54,7 @@ class Runner:
     """Runs a program for each job.
 
     Args:
-        command: The absolute path of the program, and its arguments, which may have fields of the payload.
+        command: The absolute path of the program and its arguments, which may contain placeholders.
         echo: See `Reports`.
 
     Raises:
@@ -70,11 +70,11 @@ class Runner:
         echo: Callable[[str], object] | None = None,
     ) -> None:
         self._command = Template(command)
-        for place in self._command.left_alone[:1]:
+        for placeholder in self._command.unfilled[:1]:
             log.warning(
-                "%s in the text of a program stays as it is; pass it as an argument: sh -c 'wc \"$1\"' sh %s",
-                place,
-                place,
+                "%s in a program text is not replaced. Pass it as an argument: sh -c 'wc \"$1\"' sh %s",
+                placeholder,
+                placeholder,
             )
         self._folder = folder
         self._options = options
@@ -82,20 +82,20 @@ class Runner:
         self._running: set[Process] = set()
 
     def kill(self) -> None:
-        """Kill all running programs and all that they have started."""
+        """Kill all running programs and their child processes."""
         for process in self._running:
             process.kill()
 
     async def do(self, job: AsyncJob) -> Any:
         """Run the program for a job, and return its output.
 
-        If this is cancelled, it asks the program to end and waits for that.
+        If this is cancelled, it asks the program to end, and waits for its end.
 
         Raises:
             FailedError: The program could not start, or failed.
         """
-        began, succeeded = time.monotonic(), False
-        folder = await _retry("No scratch folder can be made:", lambda: self._make_folder(job))
+        started_at, succeeded = time.monotonic(), False
+        folder = await _retry("Cannot create a scratch folder:", lambda: self._make_folder(job))
         try:
             result = await self._run(job, folder)
             succeeded = True
@@ -103,11 +103,11 @@ class Runner:
             log.warning("%s: %s", job.task_id, str(error).partition("\n")[0])
             if self._options.keep == "never":
                 raise
-            where = f"Its scratch folder is kept on {socket.gethostname()}: {folder.kept}"
+            where = f"The scratch folder is kept on {socket.gethostname()}: {folder.kept}"
             raise FailedError(f"{error}\n{where}", retry=error.retry) from error
         finally:
             await asyncio.to_thread(self._put_away, folder, succeeded)
-        log.info("%s: done in %.1f s", job.task_id, time.monotonic() - began)
+        log.info("%s: succeeded in %.1f s", job.task_id, time.monotonic() - started_at)
         return result
 
     async def _make_folder(self, job: AsyncJob) -> WorkFolder:
@@ -118,12 +118,12 @@ class Runner:
         try:
             folder.keep() if keeps else folder.remove()
         except OSError as error:
-            log.warning("a scratch folder stays where it is: %s", error)
+            log.warning("cannot move or remove a scratch folder: %s", error)
 
     async def _run(self, job: AsyncJob, folder: WorkFolder) -> Any:
         """Start the program, read its output, and return its result."""
         try:
-            command = self._command.filled(Raw(job.payload_json))
+            command = self._command.fill(Raw(job.payload_json))
         except CannotRunError as error:
             raise FailedError(str(error), retry=False) from error
         reports = Reports(job, self._echo)
@@ -131,13 +131,14 @@ class Runner:
         process = Process(output.feed, reports.feed)
         try:
             pid = await _retry(
-                "The program cannot be started.", lambda: self._start(process, command, job, folder)
+                "Cannot start the program:", lambda: self._start(process, command, job, folder)
             )
             self._running.add(process)
             folder.record(pid)
-            status = await self._finished(process, reports)
+            status = await self._finish(process, reports)
         finally:
-            # A second cancellation leaves no grace period. If the program has ended, this does nothing.
+            # After a second cancellation there is no grace period. If the program has ended, this does
+            # nothing.
             process.kill()
             self._running.discard(process)
             reports.stop()
@@ -148,10 +149,10 @@ class Runner:
     async def _start(
         self, process: Process, command: Sequence[str], job: AsyncJob, folder: WorkFolder
     ) -> int:
-        # The program may have been removed since the tool started. This check explains that better than the
-        # kernel does.
+        # If somebody has removed the program since the tool started, this check explains it better than the
+        # kernel.
         commands.check(Path(command[0]))
-        with _opened(os.devnull if self._options.input == "file" else folder.payload) as stdin:
+        with _open(os.devnull if self._options.input == "file" else folder.payload) as stdin:
             return await process.start(
                 command,
                 environment=_environment(job, folder, self._options),
@@ -159,7 +160,7 @@ class Runner:
                 stdin=stdin,
             )
 
-    async def _finished(self, process: Process, reports: Reports) -> int:
+    async def _finish(self, process: Process, reports: Reports) -> int:
         """Wait until the program has ended and its reports are sent; return its exit status."""
         try:
             status = await process.wait()
@@ -173,15 +174,15 @@ class Runner:
 
 
 def _environment(job: AsyncJob, folder: WorkFolder, options: Options) -> dict[str, str]:
-    """Return the environment of this process with the facts of a job, and without any key."""
-    # A program gets no key and no settings of a service. The trace in which the tool was started, if any, is
-    # not the task's.
+    """Return the environment of this process with the variables of a job, and without any key."""
+    # A program gets no key and no settings of a service. The trace in which the tool started is not that of
+    # the task.
     inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("BROKER_") and name not in ("TRACEPARENT", "TRACESTATE")
     }
-    facts = {
+    variables = {
         "BROKER_URL": options.url,
         "BROKER_TOOL_ID": job.tool_id,
         "BROKER_TASK_ID": job.task_id,
@@ -192,16 +193,16 @@ def _environment(job: AsyncJob, folder: WorkFolder, options: Options) -> dict[st
         "TMPDIR": str(folder.path),
     }
     if options.input == "file":
-        facts["BROKER_INPUT"] = str(folder.payload)
+        variables["BROKER_INPUT"] = str(folder.payload)
     trace = tracing.current() or job.trace_context
-    return inherited | facts | {name.upper().replace("-", "_"): value for name, value in trace.items()}
+    return inherited | variables | {name.upper().replace("-", "_"): value for name, value in trace.items()}
 
 
 async def _retry(trouble: str, attempt: Callable[[], Awaitable[Result]]) -> Result:
-    """Retry something for a while: jobs that fail at once would use up the attempts of many tasks.
+    """Retry an operation for some seconds. Jobs that fail at once would use up the attempts of many tasks.
 
     Raises:
-        FailedError: No attempt has succeeded. Its text begins with `trouble`.
+        FailedError: No attempt succeeded. Its text begins with `trouble`.
     """
     loop = asyncio.get_running_loop()
     end: float | None = None
@@ -213,11 +214,11 @@ async def _retry(trouble: str, attempt: Callable[[], Awaitable[Result]]) -> Resu
                 raise FailedError(f"{trouble} {error}", retry=False) from error
             if end is None:
                 end = loop.time() + _PATIENCE_SECONDS
-                log.warning("%s %s; trying again for %.0f s", trouble, error, _PATIENCE_SECONDS)
+                log.warning("%s %s. Retrying for %.0f s", trouble, error, _PATIENCE_SECONDS)
             if loop.time() >= end:
                 raise FailedError(f"{trouble} {error}") from error
         await asyncio.sleep(_PAUSE_SECONDS)
 
 
-def _opened(path: str | Path) -> BinaryIO:
+def _open(path: str | Path) -> BinaryIO:
     return Path(path).open("rb")

@@ -1,1 +1,1 @@
-"""What `broker top` shows: tools, work and the queue, read again and again, and drawn on a terminal."""
+"""Read tools, work and the queue repeatedly, and draw them on a terminal, for `broker top`."""

@@ -1,4 +1,4 @@
-"""Choose what of a snapshot fits on a screen."""
+"""Choose the parts of a snapshot that fit on a screen."""
 
 from bisect import bisect
 from collections.abc import Sequence
@@ -8,24 +8,24 @@ from typing import NamedTuple
 from broker.schemas.overview import QueuedKind, ToolSummary, WaitingTask, WorkSummary
 from broker.top.reader import Snapshot
 
-#: The most work items that are shown of one tool.
+#: The maximum number of work items to show per tool.
 WORK_OF_TOOL = 4
 
-# The share of a screen's lines that waiting tasks get if the tools need more than the rest.
+# The share of the lines for waiting tasks, if the tools need more than the rest.
 _SHARE_OF_WAITING = 1 / 3
 _MOST_KINDS = 5
-# Without a screen to fill.
+# The limits for output without a screen.
 _PLAIN_KINDS = 20
 _PLAIN_WAITING = 10
 
-# A title, and the names of the columns.
+# The lines of a title and the names of the columns.
 _ABOVE_TOOLS = 2
-# A title, and the names of the columns of two tables.
+# The lines of a title and the names of the columns of two tables.
 _ABOVE_WAITING = 3
 
 
 class Layout(NamedTuple):
-    """The parts of a snapshot that fit on the screen: the first of its tools, kinds and waiting tasks."""
+    """The parts of a snapshot that fit on the screen: the first tools, kinds and waiting tasks."""
 
     tools: Sequence[ToolSummary]
     kinds: Sequence[QueuedKind]
@@ -33,7 +33,7 @@ class Layout(NamedTuple):
 
 
 def fit(snapshot: Snapshot, lines: int | None) -> Layout:
-    """Choose what of a snapshot fits into so many lines; None without a screen."""
+    """Choose the parts of a snapshot that fit into a number of lines; None if there is no screen."""
     kinds = snapshot.queue.kinds
     if lines is None:
         return Layout(snapshot.tools, kinds[:_PLAIN_KINDS], snapshot.waiting[:_PLAIN_WAITING])
@@ -53,16 +53,16 @@ def fit(snapshot: Snapshot, lines: int | None) -> Layout:
 
 
 def rows(tool: ToolSummary) -> int:
-    """Return the number of rows of a tool: one for each work item, and one for those that are not shown."""
-    return max(1, len(shown_work(tool)) + bool(unshown(tool)))
+    """Return the number of rows of a tool: one per shown work item, and one for the hidden ones."""
+    return max(1, len(shown_work(tool)) + bool(hidden_work(tool)))
 
 
 def shown_work(tool: ToolSummary) -> Sequence[WorkSummary]:
-    """Return the work items of a tool that are shown."""
+    """Return the work items of a tool to show."""
     return tool.work[:WORK_OF_TOOL]
 
 
-def unshown(tool: ToolSummary) -> int:
+def hidden_work(tool: ToolSummary) -> int:
     """Return the number of work items of a tool that are not shown."""
     return max(0, tool.load - len(shown_work(tool))) if tool.work else 0
 

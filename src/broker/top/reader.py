@@ -1,4 +1,4 @@
-"""Read what `broker top` shows: four requests for a snapshot, however much there is."""
+"""Read snapshots for `broker top`, with four requests each."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from broker.schemas.stats import Stats
 
 Response = TypeVar("Response")
 
-# The most that the API lists.
+# The maximum of the API.
 _MOST_WAITING = 200
 
 
@@ -24,8 +24,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
         stats: The counts.
         tools: One page of the tools, in the order of their ids.
         page: The number of that page; the first is 0.
-        queue: The available tasks, counted by what they need.
-        waiting: Those of the available tasks that have waited longest.
+        queue: The available tasks, counted by their needs.
+        waiting: The available tasks that have waited longest.
     """
 
     stats: Stats
@@ -36,15 +36,15 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 
 
 class TopReader:
-    """Reads snapshots of a broker, and remembers which page of the tools is shown."""
+    """Reads snapshots of a broker, and remembers the current page of tools."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        # The cursors of the page that is shown and of those before it.
+        # The cursors of the current page and of the pages before it.
         self._cursors: list[str | None] = [None]
 
     async def read(self, lines: int) -> Snapshot:
-        """Read a snapshot, for a screen that has so many lines for tools.
+        """Read a snapshot for a screen with this number of lines for tools.
 
         Raises:
             ProblemError: The broker refused a request.
@@ -66,7 +66,7 @@ class TopReader:
         )
 
     async def turn(self, shown: int) -> None:
-        """Go to the tools after those that are shown, if there are any."""
+        """Go to the page after the shown tools, if there are more."""
         if shown > 0:
             page = await self._page(shown)
             if page.next is not None:

@@ -1,4 +1,4 @@
-"""Show a broker on a terminal, until a key or a signal ends it, and restore the terminal."""
+"""Show a broker on a terminal until a key or a signal ends it, and then restore the terminal."""
 
 import asyncio
 import contextlib
@@ -22,26 +22,26 @@ from broker.top.view import View
 try:
     import termios
     import tty
-except ImportError:  # Windows: no keys are read, but Ctrl-C ends the program
+except ImportError:  # on Windows the program reads no keys, but Ctrl-C ends it
     termios = None  # type: ignore[assignment]
 
-_HINT = "q quits, n and p turn the page"
+_HINT = "q: quit, n: next page, p: previous page"
 # After this long without a response the screen says so.
 _SILENCE_SECONDS = 2.0
-# How often the screen is drawn while a snapshot is read.
+# How often to redraw the screen while it reads a snapshot.
 _REDRAW_SECONDS = 1.0
-# After each snapshot, pause for as long as it took, so that `broker top` never keeps a broker busy.
+# The pause after each snapshot is at least as long as the snapshot took, to not keep a broker busy.
 _PAUSES_PER_SNAPSHOT = 1.0
 
 _QUIT = frozenset({b"q", b"Q"})
 _NEXT = frozenset({b"n", b"N", b" ", b"\x1b[6~"})
 _PREVIOUS = frozenset({b"p", b"P", b"b", b"\x1b[5~"})
-# The broker, or a proxy before it, is overloaded or restarts: the next request may succeed.
+# The broker or a proxy is overloaded or restarts, so the next request may succeed.
 _TEMPORARY = {408, 429, 500, 502, 503, 504}
 
 
 class TopScreen:
-    """The terminal that shows a broker, and a new snapshot of it every so many seconds."""
+    """A terminal that shows a new snapshot of a broker at a regular interval."""
 
     def __init__(self, console: Console, connection: Connection, *, url: str, every_seconds: float) -> None:
         self._console = console
@@ -51,7 +51,7 @@ class TopScreen:
         self._snapshot: Snapshot | None = None
         self._reason: str | None = None
         self._loop = asyncio.get_running_loop()
-        self._answered_at = self._loop.time()
+        self._responded_at = self._loop.time()
         self._pressed = asyncio.Event()
         # The page to show: 1 for the next one, -1 for the previous one.
         self._turn = 0
@@ -88,21 +88,21 @@ class TopScreen:
             started_at = self._loop.time()
             await self._read()
             self._live.refresh()
-            took = self._loop.time() - started_at
-            pause = max(self._every_seconds - took, _PAUSES_PER_SNAPSHOT * took)
+            duration = self._loop.time() - started_at
+            pause = max(self._every_seconds - duration, _PAUSES_PER_SNAPSHOT * duration)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._pressed.wait()
             self._pressed.clear()
 
     async def _read(self) -> None:
-        """Read a snapshot, or remember why that failed."""
+        """Read a snapshot. If that fails for now, store the reason."""
         reading = asyncio.create_task(self._next_snapshot())
         try:
             while not (await asyncio.wait({reading}, timeout=_REDRAW_SECONDS))[0]:
                 self._live.refresh()
             self._snapshot, self._reason = reading.result(), None
-            self._answered_at = self._loop.time()
+            self._responded_at = self._loop.time()
         except httpx.TransportError as error:
             self._reason = str(error) or type(error).__name__
         except ProblemError as error:
@@ -122,11 +122,11 @@ class TopScreen:
         return await self._reader.read(self._console.size.height)
 
     def _view(self) -> View:
-        silence = self._loop.time() - self._answered_at
+        silence = self._loop.time() - self._responded_at
         trouble = None
         if self._reason is not None or silence > _SILENCE_SECONDS:
-            reason = (self._reason or "no answer so far").rstrip(".")
-            trouble = f"No news for {span(silence)}: {reason}. Going on trying."
+            reason = (self._reason or "no response yet").rstrip(".")
+            trouble = f"No response for {span(silence)}: {reason}. Retrying."
         return View(self._url, self._snapshot, trouble=trouble, hint=_HINT, on_screen=True)
 
     # The terminal
@@ -168,7 +168,9 @@ class TopScreen:
             "SIGTSTP": self._suspend,
         }
         for name, handler in handlers.items():
-            with contextlib.suppress(AttributeError, NotImplementedError):  # Windows has few of these signals
+            with contextlib.suppress(
+                AttributeError, NotImplementedError
+            ):  # Windows lacks most of these signals
                 self._loop.add_signal_handler(getattr(signal, name), handler)
 
     def _end(self, status: int) -> None:
@@ -184,7 +186,7 @@ class TopScreen:
 
 
 def _keyboard() -> int | None:
-    """Return the file descriptor of the terminal that keys come from, if there is one."""
+    """Return the file descriptor of the terminal to read keys from; None if there is none."""
     if termios is None or sys.stdin is None or not sys.stdin.isatty():
         return None
     return sys.stdin.fileno()

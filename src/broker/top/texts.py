@@ -1,20 +1,20 @@
-"""Format texts of others, durations and counts for `broker top`."""
+"""Format texts of users, durations and counts for `broker top`."""
 
 from rich.text import Text
 
 from broker.texts import one_line
 
-# No line has space for more.
+# Enough for any line of a screen.
 _LONGEST_CHARS = 300
 
 
 def safe(text: str, style: str = "") -> Text:
-    """Return a text of others as one line that a terminal only prints, and in which rich reads no markup."""
+    """Return a text of a user as one line without control characters and markup."""
     return line(one_line(text[:_LONGEST_CHARS]), style)
 
 
 def line(text: str = "", style: str = "") -> Text:
-    """Return a line that is cut off at the end of the screen."""
+    """Return a line that ends with an ellipsis if it is wider than the screen."""
     return Text(text, style, no_wrap=True, overflow="ellipsis")
 
 

@@ -13,16 +13,16 @@ from rich.text import Text
 from broker.schemas.limits import ASSIGNER_ABSENT_SECONDS
 from broker.schemas.overview import ToolSummary, WorkSummary
 from broker.schemas.stats import Stats
-from broker.top.layout import Layout, fit, shown_work, unshown
+from broker.top.layout import Layout, fit, hidden_work, shown_work
 from broker.top.reader import Snapshot
 from broker.top.texts import count, line, safe, span
 
-# The length of an id that the broker makes. Most of those that people choose are not longer.
+# The length of an id that the broker generates. Most ids that people choose are not longer.
 _LONGEST_ID = 36
 _BAR_WIDTH = 10
 # Narrower screens have no progress bars.
 _WIDTH_FOR_BARS = 100
-_NUMBERS = ("LOAD", "DONE", "FOR", "TASKS", "PRIORITY", "HAS WAITED")
+_NUMBERS = ("LOAD", "DONE", "FOR", "TASKS", "PRIORITY", "WAITED")
 _STYLES = {
     "idle": "green",
     "busy": "cyan",
@@ -35,7 +35,7 @@ _STYLES = {
     "lost": "red",
     "timed_out": "red",
 }
-# The other counts of the last minute are shown only if they are not zero.
+# Other counts of the last minute are shown only if they are not zero.
 _ALWAYS_SHOWN = ("submitted", "succeeded")
 
 
@@ -46,9 +46,9 @@ class View:
     Args:
         url: The URL of the broker.
         snapshot: The snapshot; None before the first one was read.
-        trouble: Why no newer snapshot could be read.
+        trouble: The reason why no newer snapshot could be read.
         hint: The keys that the user may press.
-        on_screen: Whether the lines need to fit on a screen.
+        on_screen: Whether the lines must fit on a screen.
     """
 
     url: str
@@ -58,7 +58,7 @@ class View:
     on_screen: bool = False
 
     def layout(self, height: int) -> Layout | None:
-        """Return what fits on a screen of so many lines; None before the first snapshot was read."""
+        """Return the parts that fit on a screen of this height in lines; None before the first snapshot."""
         if self.snapshot is None:
             return None
         return fit(self.snapshot, height - len(list(self._head())) if self.on_screen else None)
@@ -96,7 +96,7 @@ def _numbers(stats: Stats) -> Iterator[Text]:
     states = asdict(stats.tools)
     room = states.pop("room")
     tools = _counts("Tools", states)
-    tools.append(f"   room for {room:,} more")
+    tools.append(f"   free capacity: {room:,}")
     yield tools
     minute = asdict(stats.last_minute)
     shown = {name: number for name, number in minute.items() if number or name in _ALWAYS_SHOWN}
@@ -113,7 +113,7 @@ def _counts(name: str, numbers: Mapping[str, int]) -> Text:
 
 
 def _queue(stats: Stats) -> Text:
-    """Return how long tasks have waited, and when an assigner last asked for them."""
+    """Return the age of the oldest waiting task, and the time of the last request of an assigner."""
     text = _label("Queue")
     if stats.oldest_available_seconds is None:
         text.append("  empty; ", "green")
@@ -154,8 +154,8 @@ def _tools(tools: Sequence[ToolSummary], now: datetime, width: int) -> Table:
         for work in shown_work(tool):
             table.add_row(*name, *_work(work, now, with_bar=bool(bar)))
             name = ["", "", ""]
-        if unshown(tool):
-            table.add_row(*name, line(f"and {unshown(tool):,} more", "dim"))
+        if hidden_work(tool):
+            table.add_row(*name, line(f"and {hidden_work(tool):,} more", "dim"))
         if not tool.work:
             seen = f"seen {_span(now - tool.seen_at)} ago" if tool.state == "offline" else ""
             table.add_row(*name, "", *bar, "", "", line(seen, "dim"))
@@ -166,7 +166,7 @@ def _work(work: WorkSummary, now: datetime, *, with_bar: bool) -> list[Renderabl
     """Return the cells of a work item."""
     message = safe(work.message or "")
     if work.state == "assigned":
-        message = line("is assigned, and not started", "dim")
+        message = line("assigned, not started", "dim")
     if work.cancel_requested:
         message = line("asked to stop  ", "yellow").append_text(message)
     bar: RenderableType = ""
@@ -186,10 +186,10 @@ def _title_of_waiting(snapshot: Snapshot, layout: Layout) -> Text:
     if not layout.kinds:
         return line(title, "bold")
     if queue.more:
-        title += f"; below are the {queue.counted:,} that are offered first"
-    title += ", by what they need"
+        title += f"; below are the first {queue.counted:,} in the queue"
+    title += ", by needs"
     if layout.waiting:
-        title += f"; and the first {len(layout.waiting):,} of them"
+        title += f", and the first {len(layout.waiting):,} of them"
     return line(title, "bold")
 
 
@@ -201,7 +201,7 @@ def _kinds(layout: Layout, width: int) -> Table:
 
 
 def _waiting(layout: Layout, now: datetime, width: int) -> Table:
-    table = _table("TASK", "PRIORITY", "HAS WAITED", "THE ASSIGNER SAYS", width=width)
+    table = _table("TASK", "PRIORITY", "WAITED", "REMARK OF THE ASSIGNER", width=width)
     for task in layout.waiting:
         table.add_row(
             safe(task.id), str(task.priority), _span(now - task.created_at), safe(task.remark or "")
@@ -210,7 +210,7 @@ def _waiting(layout: Layout, now: datetime, width: int) -> Table:
 
 
 def _table(*headings: str, width: int) -> Table:
-    """Return a table of rows of one line each; the last column gets the space that is left."""
+    """Return a table with rows of one line each. The last column gets the remaining space."""
     table = Table(box=None, expand=True, pad_edge=False, header_style="reverse", padding=(0, 1, 0, 0))
     for heading in headings:
         is_id = heading in ("TOOL", "TASK")

@@ -15,7 +15,11 @@ def page() -> str:
     return layout.page(
         "Command line",
         "Every command shows this help with `--help`.",
-        *_sections(main, click.Context(main, info_name="broker", terminal_width=_WIDTH), level=2),
+        *_sections(
+            main,
+            click.Context(main, info_name="broker", terminal_width=_WIDTH, **main.context_settings),
+            level=2,
+        ),
     )
 
 

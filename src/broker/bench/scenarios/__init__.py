@@ -1,4 +1,4 @@
-"""The scenarios, a module for each."""
+"""The scenarios of the benchmark, one module for each."""
 
 from collections.abc import Awaitable, Callable
 
@@ -12,7 +12,7 @@ class Size(Struct, frozen=True, kw_only=True):
     """The size of each round.
 
     Args:
-        seconds: The length of measurements that run for a time.
+        seconds: The duration of measurements that run for a time.
         share: The share of the usual number of tasks and tools.
     """
 
@@ -29,11 +29,11 @@ class Scenario(Struct, frozen=True, kw_only=True):
 
     Args:
         name: The name on the command line.
-        says: The description, in a line.
-        round: Measures the service and its ceilings once; raises BenchError if the service does not do what
-            the scenario measures.
+        says: The description in one line.
+        round: Measures the service and the limits of the machine once. Raises BenchError if a measurement
+            fails.
         ratios: The names of the figures to divide, by the name of the ratio.
-        wanted: The bounds that the project sets, by the name of the figure or ratio.
+        wanted: The targets of the project, by the name of the figure or ratio.
     """
 
     name: str

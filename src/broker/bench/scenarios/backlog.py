@@ -1,4 +1,4 @@
-"""`backlog`: whether a long queue and a full archive make requests slower."""
+"""`backlog`: the effect of a long queue and a full archive on the duration of requests."""
 
 import statistics
 import time
@@ -12,7 +12,7 @@ from broker.bench.http import BenchError, HttpConnection
 from broker.bench.load import connections
 from broker.bench.scenarios import Scenario, Size
 from broker.bench.stage import BenchService, Stage, connected
-from broker.bench.work import SUCCEEDED, BenchItem, BenchItems, encoded
+from broker.bench.work import SUCCEEDED, BenchItem, BenchItems, encode_task
 from broker.schemas.candidates import Pair
 
 _WAITING = 1_000_000
@@ -20,7 +20,7 @@ _ARCHIVED = 10_000_000
 _PORTION = 500_000
 _TIMES = 400
 _Timed = Callable[[str, Awaitable[Any]], Awaitable[Any]]
-_CALLS = ("submit", "assign", "poll", "complete")
+_REQUESTS = ("submit", "assign", "poll", "complete")
 
 FILL_TASKS = """
 insert into tasks (id, needs, payload, priority, state, max_attempts, retry_backoff_seconds)
@@ -29,7 +29,7 @@ select cast(uuid7() as text), '{{"skill": "nobody has"}}',
        number % 10, 'available', 3, 1
 from generate_series(1, {portion}) number
 """
-# Records of a year, each in the month of its id.
+# Records of a year. The id of each contains its month.
 FILL_ARCHIVE = """
 insert into work_archive (work_id, task_id, tool_id, task, tool, attempt, outcome, result, reports,
                           assigned_at, started_at, ended_at)
@@ -42,7 +42,7 @@ from (select number, now() - interval '360 days' * (1 - number / {total}.0) as a
       from generate_series({first} + 1, {first} + {portion}) number) n
 """
 _PREPARE = """
--- No notifications; and building an index is faster than filling it row by row.
+-- This role turns off notifications. It is faster to build an index at the end than to fill it row by row.
 set session_replication_role = replica;
 set maintenance_work_mem = '1GB';
 select create_archive_partition(cast(now() - number * interval '1 month' as date))
@@ -62,13 +62,13 @@ insert into ended_tasks (task_id, work_id) select task_id, work_id from work_arc
 
 
 async def _round(stage: Stage, size: Size) -> Figures:
-    if not stage.ours:
-        raise BenchError("`backlog` fills a database of its own; leave out --url.")
+    if not stage.is_own:
+        raise BenchError("`backlog` needs its own database. Omit --url.")
     full = await stage.shared_database("backlog", partial(_fill, size=size))
     figures: Figures = {}
     for name, database in (("empty", None), ("full", full)):
         async with stage.service(database) as service:
-            figures |= {f"{call} {name} ms": took for call, took in (await _measure(service)).items()}
+            figures |= {f"{call} {name} ms": value for call, value in (await _measure(service)).items()}
     return figures
 
 
@@ -87,7 +87,7 @@ async def _fill(database: str, size: Size) -> None:
 
 async def _measure(service: BenchService) -> Figures:
     """Return the median duration of each request, in milliseconds."""
-    durations: dict[str, list[float]] = {call: [] for call in _CALLS}
+    durations: dict[str, list[float]] = {call: [] for call in _REQUESTS}
 
     async def timed(call: str, request: Awaitable[Any]) -> Any:
         started_at = time.perf_counter()
@@ -95,7 +95,7 @@ async def _measure(service: BenchService) -> Figures:
         durations[call].append(time.perf_counter() - started_at)
         return response
 
-    async with registered(service.url, 1) as [tool], connections(service.url, many=1) as [connection]:
+    async with registered(service.url, 1) as [tool], connections(service.url, number=1) as [connection]:
         for _ in range(_TIMES):
             await _life(connection, tool, timed)
     return {call: statistics.median(seconds) * 1000 for call, seconds in durations.items()}
@@ -103,7 +103,7 @@ async def _measure(service: BenchService) -> Figures:
 
 async def _life(connection: HttpConnection, tool: str, timed: _Timed) -> None:
     call = connection.call
-    task = await timed("submit", call("POST", "/v1/tasks", encoded(1), BenchItem))
+    task = await timed("submit", call("POST", "/v1/tasks", encode_task(1), BenchItem))
     pair = Pair(task_id=task.id, tool_id=tool)
     work = await timed("assign", call("POST", "/v1/work", pair, BenchItem))
     await timed("poll", call("GET", f"/v1/tools/{tool}/work", into=BenchItems))
@@ -113,8 +113,8 @@ async def _life(connection: HttpConnection, tool: str, timed: _Timed) -> None:
 
 SCENARIO = Scenario(
     name="backlog",
-    says=f"the calls on an empty database, and with {_WAITING:,} waiting and {_ARCHIVED:,} archived",
+    says=f"requests on an empty database, and with {_WAITING:,} tasks and {_ARCHIVED:,} records",
     round=_round,
-    ratios={f"{call}, full : empty": (f"{call} full ms", f"{call} empty ms") for call in _CALLS},
-    wanted={f"{call}, full : empty": "≤ 1.25" for call in _CALLS},
+    ratios={f"{call}, full : empty": (f"{call} full ms", f"{call} empty ms") for call in _REQUESTS},
+    wanted={f"{call}, full : empty": "≤ 1.25" for call in _REQUESTS},
 )

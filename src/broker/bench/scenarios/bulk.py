@@ -19,7 +19,7 @@ _BATCH = 100
 _SUBMITTERS = 2
 _TOOLS = 4
 _CAPACITY = 200
-# Tasks a second; slower than this, something hangs.
+# A rate below this many tasks per second means that something hangs.
 _SLOWEST = 100
 _PGBENCH_CLIENTS = 4
 
@@ -27,8 +27,8 @@ _PGBENCH_CLIENTS = 4
 async def _round(stage: Stage, size: Size) -> Figures:
     tasks = max(_BATCH, size.of(_TASKS) // _BATCH * _BATCH)
     async with stage.service() as service:
-        figures = {"tasks/s": tasks / await live(service.url, tasks)}
-    if stage.ours:
+        figures = {"tasks/s": tasks / await run_life_cycles(service.url, tasks)}
+    if stage.is_own:
         sets = await pgbench.run(
             stage, pgbench.life_cycle(_BATCH), clients=_PGBENCH_CLIENTS, seconds=size.seconds
         )
@@ -36,8 +36,8 @@ async def _round(stage: Stage, size: Size) -> Figures:
     return figures
 
 
-async def live(url: str, tasks: int) -> float:
-    """Submit, assign and complete so many tasks; return the seconds that this took."""
+async def run_life_cycles(url: str, tasks: int) -> float:
+    """Submit, assign and complete a number of tasks, and return the duration in seconds."""
     body = msgspec.json.encode({"items": [task(number) for number in range(_BATCH)]})
     batches = iter(range(tasks // _BATCH))
     completed = 0
@@ -62,19 +62,19 @@ async def live(url: str, tasks: int) -> float:
 
     async with (
         registered(url, _TOOLS, _CAPACITY) as tools,
-        connections(url, many=_SUBMITTERS) as submitters,
-        connections(url, many=_TOOLS) as open_,
+        connections(url, number=_SUBMITTERS) as submitters,
+        connections(url, number=_TOOLS) as open_,
     ):
         jobs = (Fifo(url).run(), *map(work, open_, tools))
         async with asyncio.timeout(60 + tasks / _SLOWEST), background(*jobs):
-            began = time.perf_counter()
+            started_at = time.perf_counter()
             await asyncio.gather(*map(submit, submitters))
-            return await done - began
+            return await done - started_at
 
 
 SCENARIO = Scenario(
     name="bulk",
-    says=f"everything in batches of {_BATCH}: submitted, assigned and completed",
+    says=f"submit, assign and complete tasks in batches of {_BATCH}",
     round=_round,
     ratios={"of pgbench": ("tasks/s", "pgbench, same SQL, tasks/s")},
     wanted={"tasks/s": "≥ 9,300", "of pgbench": "≥ 0.5"},

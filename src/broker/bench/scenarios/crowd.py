@@ -1,4 +1,4 @@
-"""`crowd`: how much a badly behaved client (slow, silent and greedy) slows down another one."""
+"""`crowd`: the effect of a client with many slow and waiting requests on another client."""
 
 import asyncio
 import contextlib
@@ -13,16 +13,16 @@ from broker.bench.http import HttpConnection
 from broker.bench.load import background, connections
 from broker.bench.scenarios import Scenario, Size
 from broker.bench.stage import Stage
-from broker.bench.work import SUCCEEDED, BenchItem, BenchItems, encoded
+from broker.bench.work import SUCCEEDED, BenchItem, BenchItems, encode_task
 from broker.schemas.candidates import Pair
 
 _SLOW = 1_000
-_PARKED = 2_000
+_WAITING = 2_000
 _LIVES = 500
 _SETTLE_SECONDS = 3.0
 
-# The first bytes of slow clients, which then send a byte a second: nothing, half of the headers, half of a
-# body, or requests for a large page without reading the response.
+# The first bytes of slow connections: none, half of the headers, half of a body, or requests for a large page
+# whose response the client never reads. Then the client sends a byte per second.
 _BEGINNINGS = (
     b"",
     b"POST /v1/tasks HTTP/1.1\r\nHost: localhost\r\nX-Slow: ",
@@ -39,20 +39,20 @@ async def _round(stage: Stage, size: Size) -> Figures:
     return latencies(alone, "alone ") | latencies(crowded, "in the crowd ")
 
 
-async def _lives(url: str, tool: str, many: int) -> list[float]:
-    """Return the duration of each of so many life cycles."""
+async def _lives(url: str, tool: str, cycles: int) -> list[float]:
+    """Return the durations of a number of life cycles, in seconds."""
     durations = []
-    async with connections(url, many=1) as [connection]:
-        for number in range(many):
-            began = time.perf_counter()
+    async with connections(url, number=1) as [connection]:
+        for number in range(cycles):
+            started_at = time.perf_counter()
             await _life(connection, tool, number)
-            durations.append(time.perf_counter() - began)
+            durations.append(time.perf_counter() - started_at)
     return durations
 
 
 async def _life(connection: HttpConnection, tool: str, number: int) -> None:
     call = connection.call
-    task = await call("POST", "/v1/tasks", encoded(number), BenchItem)
+    task = await call("POST", "/v1/tasks", encode_task(number), BenchItem)
     await call("POST", "/v1/work", Pair(task_id=task.id, tool_id=tool), into=None)
     [work] = (await call("GET", f"/v1/tools/{tool}/work?wait=10", into=BenchItems)).items
     await call("POST", f"/v1/work/{work.id}/complete", SUCCEEDED, into=None)
@@ -61,10 +61,10 @@ async def _life(connection: HttpConnection, tool: str, number: int) -> None:
 @asynccontextmanager
 async def _crowd(url: str, tool: str, size: Size) -> AsyncIterator[None]:
     """Run a client with many waiting requests, and many slow connections."""
-    async with connections(url, many=size.of(_PARKED)) as open_:
-        bad = [keep_polling(connection, tool) for connection in open_]
-        bad += [_dawdle(url, number) for number in range(size.of(_SLOW))]
-        async with background(*bad):
+    async with connections(url, number=size.of(_WAITING)) as open_:
+        load = [keep_polling(connection, tool) for connection in open_]
+        load += [_dawdle(url, number) for number in range(size.of(_SLOW))]
+        async with background(*load):
             await asyncio.sleep(_SETTLE_SECONDS)
             yield
 
@@ -90,7 +90,7 @@ async def _dawdle(url: str, number: int) -> None:
 
 SCENARIO = Scenario(
     name="crowd",
-    says=f"one client has {_SLOW:,} slow connections and {_PARKED:,} parked requests, another one works",
+    says=f"one client has {_SLOW:,} slow connections and {_WAITING:,} long polls, another one works",
     round=_round,
     ratios={
         "p50, in the crowd : alone": ("in the crowd p50 ms", "alone p50 ms"),

@@ -1,4 +1,4 @@
-"""`dispatch`: how soon a waiting tool gets its work."""
+"""`dispatch`: the time until a waiting tool gets its work."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ from broker.bench.http import HttpConnection
 from broker.bench.load import background, connections
 from broker.bench.scenarios import Scenario, Size
 from broker.bench.stage import Stage
-from broker.bench.work import SUCCEEDED, BenchItem, encoded
+from broker.bench.work import SUCCEEDED, BenchItem, encode_task
 from broker.schemas.candidates import Pair
 from broker.schemas.limits import LONGEST_WAIT_SECONDS
 
@@ -31,8 +31,8 @@ class _Works(Struct):
     items: list[_Work]
 
 
-class _Waited:
-    """The times of a task: when the tool receives it, and when the tool has completed it."""
+class _Events:
+    """The times at which the tool receives and completes a task."""
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -40,17 +40,17 @@ class _Waited:
         self.done: asyncio.Future[None] = loop.create_future()
 
 
-# By the id of the task. The tool may receive a task before the submitter has its response.
-_Waiting = defaultdict[str, _Waited]
+# By the id of the task. The tool may receive a task before the submitter gets the response.
+_Waiting = defaultdict[str, _Events]
 
 
 async def _round(stage: Stage, size: Size) -> Figures:
     async with (
         stage.service() as service,
         registered(service.url, size.of(_TOOLS)) as tools,
-        connections(service.url, many=len(tools) + 1) as [ours, *others],
+        connections(service.url, number=len(tools) + 1) as [ours, *others],
     ):
-        waiting: _Waiting = defaultdict(_Waited)
+        waiting: _Waiting = defaultdict(_Events)
         async with background(*map(_work, others, tools, repeat(waiting))):
             await asyncio.sleep(1)
             times = size.of(_TIMES)
@@ -63,21 +63,21 @@ async def _round(stage: Stage, size: Size) -> Figures:
 
 async def _assign(connection: HttpConnection, tool: str, waiting: _Waiting) -> float:
     """Return the time from the assignment to the tool, in seconds."""
-    task = await connection.call("POST", "/v1/tasks", encoded(1), BenchItem)
-    began = time.perf_counter()
+    task = await connection.call("POST", "/v1/tasks", encode_task(1), BenchItem)
+    started_at = time.perf_counter()
     await connection.call("POST", "/v1/work", Pair(task_id=task.id, tool_id=tool), into=None)
-    took = await waiting[task.id].arrived - began
+    duration = await waiting[task.id].arrived - started_at
     await waiting[task.id].done
-    return took
+    return duration
 
 
 async def _submit(connection: HttpConnection, waiting: _Waiting) -> float:
     """Return the time from the submission through the assigner to the tool, in seconds."""
-    began = time.perf_counter()
-    task = await connection.call("POST", "/v1/tasks", encoded(1), BenchItem)
-    took = await waiting[task.id].arrived - began
+    started_at = time.perf_counter()
+    task = await connection.call("POST", "/v1/tasks", encode_task(1), BenchItem)
+    duration = await waiting[task.id].arrived - started_at
     await waiting[task.id].done
-    return took
+    return duration
 
 
 async def _work(connection: HttpConnection, tool: str, waiting: _Waiting) -> None:
@@ -93,7 +93,7 @@ async def _work(connection: HttpConnection, tool: str, waiting: _Waiting) -> Non
 
 SCENARIO = Scenario(
     name="dispatch",
-    says=f"{_TOOLS:,} parked tools, one at a time gets work",
+    says=f"{_TOOLS:,} tools wait in long polls, and one at a time gets work",
     round=_round,
     wanted={
         "assign → tool p50 ms": "≤ 4",

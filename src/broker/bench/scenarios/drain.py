@@ -1,4 +1,4 @@
-"""`drain`: tasks submitted one by one are assigned and completed as they come."""
+"""`drain`: tasks submitted one by one are assigned and completed as they arrive."""
 
 import asyncio
 import time
@@ -10,13 +10,13 @@ from broker.bench.http import BenchError, HttpConnection
 from broker.bench.load import background, connections
 from broker.bench.scenarios import Scenario, Size
 from broker.bench.stage import Stage
-from broker.bench.work import BenchCompletion, BenchItems, encoded
+from broker.bench.work import BenchCompletion, BenchItems, encode_task
 from broker.schemas.limits import MOST_ON_PAGE
 
 _TASKS = 5_000
 _SUBMITTERS = 16
 _TOOLS = 64
-# Tasks a second; slower than this, something hangs.
+# A rate below this many tasks per second means that something hangs.
 _SLOWEST = 20
 _SUCCEEDED = b'{"outcome": "succeeded", "next_wait_seconds": 30}'
 
@@ -28,7 +28,7 @@ async def _round(stage: Stage, size: Size) -> Figures:
 
 
 async def drain(urls: Sequence[str], tools: list[str], tasks: int) -> Figures:
-    """Submit, assign and complete so many tasks; the clients use the services of one database in turn."""
+    """Submit, assign and complete tasks. The clients use the services of one database in turn."""
     url = urls[0]
     numbers = iter(range(tasks))
     received = 0
@@ -38,9 +38,9 @@ async def drain(urls: Sequence[str], tools: list[str], tasks: int) -> Figures:
 
     async def submit(connection: HttpConnection) -> None:
         for number in numbers:
-            began = time.perf_counter()
-            await connection.call("POST", "/v1/tasks", encoded(number), into=None)
-            durations.append(time.perf_counter() - began)
+            started_at = time.perf_counter()
+            await connection.call("POST", "/v1/tasks", encode_task(number), into=None)
+            durations.append(time.perf_counter() - started_at)
 
     async def work(connection: HttpConnection, tool: str) -> None:
         nonlocal received
@@ -55,23 +55,23 @@ async def drain(urls: Sequence[str], tools: list[str], tasks: int) -> Figures:
                 items = (await connection.call("POST", path, _SUCCEEDED, BenchCompletion)).next
 
     async with (
-        connections(*urls, many=_SUBMITTERS) as submitters,
-        connections(*urls, many=len(tools)) as open_,
+        connections(*urls, number=_SUBMITTERS) as submitters,
+        connections(*urls, number=len(tools)) as open_,
     ):
         jobs = (Fifo(url).run(), *map(work, open_, tools))
         async with asyncio.timeout(60 + tasks / _SLOWEST), background(*jobs):
-            began = time.perf_counter()
+            started_at = time.perf_counter()
             await asyncio.gather(*map(submit, submitters))
             await all_received.wait()
             await _ended(submitters[0], last.values())
-            seconds = time.perf_counter() - began
-    async with connections(url, many=1) as [connection]:
+            seconds = time.perf_counter() - started_at
+    async with connections(url, number=1) as [connection]:
         await _check(connection, tools, tasks)
     return {"tasks/s": tasks / seconds} | latencies(durations, "submit ")
 
 
 async def _ended(connection: HttpConnection, works: Iterable[str]) -> None:
-    """Wait until the last work item of each tool has ended: the request that ends it also waits for more."""
+    """Wait until the last work item of each tool has ended. The request that ends it also waits for more."""
     for work in works:
         while (await connection.call("GET", f"/v1/work/{work}?wait=10"))["state"] in ("assigned", "running"):
             pass
@@ -89,13 +89,14 @@ async def _check(connection: HttpConnection, tools: list[str], tasks: int) -> No
             after = f"&after={page['next']}" if page["next"] else None
     if len(task_ids) != tasks or len(set(task_ids)) != tasks:
         raise BenchError(
-            f"{tasks} tasks were submitted; {len(task_ids)} records are of {len(set(task_ids))} tasks"
+            f"{tasks} tasks were submitted, but {len(task_ids)} records exist for {len(set(task_ids))} tasks"
         )
 
 
 SCENARIO = Scenario(
     name="drain",
-    says=f"{_SUBMITTERS} clients submit one by one, an assigner pairs, {_TOOLS} tools complete",
+    says=f"{_SUBMITTERS} clients submit tasks one by one, an assigner pairs them, {_TOOLS} tools complete"
+    " them",
     round=_round,
     wanted={"tasks/s": "≥ 1,200"},
 )

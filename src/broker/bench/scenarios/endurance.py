@@ -1,4 +1,4 @@
-"""`endurance`: the service's memory over very many life cycles."""
+"""`endurance`: the memory of the service over a large number of life cycles."""
 
 from broker.bench.figures import Figures
 from broker.bench.http import BenchError
@@ -11,13 +11,13 @@ _PORTIONS = 20
 
 
 async def _round(stage: Stage, size: Size) -> Figures:
-    if not stage.ours:
-        raise BenchError("`endurance` looks at the service's process; leave out --url.")
+    if not stage.is_own:
+        raise BenchError("`endurance` measures the process of the service. Omit --url.")
     portion = max(100, size.of(_TASKS) // _PORTIONS // 100 * 100)
     async with stage.service() as service:
         mebibytes = []
         for _ in range(_PORTIONS):
-            await bulk.live(service.url, portion)
+            await bulk.run_life_cycles(service.url, portion)
             mebibytes.append(memory(service.pid) / 2**20)
     return {
         "MiB after a tenth": mebibytes[_PORTIONS // 10 - 1],
@@ -28,7 +28,7 @@ async def _round(stage: Stage, size: Size) -> Figures:
 
 SCENARIO = Scenario(
     name="endurance",
-    says=f"{_TASKS:,} life cycles, and what the service's memory does meanwhile",
+    says=f"the memory of the service during {_TASKS:,} life cycles",
     round=_round,
     ratios={"of that after a tenth": ("MiB at the end", "MiB after a tenth")},
     wanted={"of that after a tenth": "≤ 1.05"},

@@ -12,17 +12,18 @@ from broker.bench.load import connections
 from broker.bench.process import cpu_seconds, memory
 from broker.bench.scenarios import Scenario, Size, bulk, drain
 from broker.bench.stage import BenchService, Stage, connected
-from broker.bench.work import HALF_WAY, SUCCEEDED, BenchItem, encoded
+from broker.bench.work import HALF_WAY, SUCCEEDED, BenchItem, encode_task
 from broker.schemas.candidates import Pair
 
 _TASKS = 5_000
-_MANY_TASKS = 20_000
+_BATCHED_TASKS = 20_000
 _TOOLS = 64
 _WORKERS = (1, 2, 4)
 _REPORTS = 10_000
 _PGBENCH_CLIENTS = 16
 
-# Transactions per second without and with a notification: PostgreSQL commits those with one at a time.
+# Transactions per second without and with a notification. PostgreSQL commits those with a notification one by
+# one.
 _WRITE = """
 update tool_leases set seen_at = now() where tool_id = concat('tool-', cast(:client_id as text))"""
 _COMMITS = {
@@ -40,8 +41,8 @@ select (pg_total_relation_size('ended_tasks')
 
 
 async def _round(stage: Stage, size: Size) -> Figures:
-    if not stage.ours:
-        raise BenchError("`growth` looks at the processes, so it takes services of its own; leave out --url.")
+    if not stage.is_own:
+        raise BenchError("`growth` measures the processes of its own services. Omit --url.")
     figures: Figures = {}
     for workers in _WORKERS:
         async with stage.service(workers=workers) as service:
@@ -69,24 +70,24 @@ async def _drain(stage: Stage, services: list[BenchService], name: str, size: Si
 
 
 async def _bulk(stage: Stage, service: BenchService, size: Size) -> Figures:
-    tasks = max(100, size.of(_MANY_TASKS) // 100 * 100)
+    tasks = max(100, size.of(_BATCHED_TASKS) // 100 * 100)
     with _costs(stage, [service], "in batches, ", tasks, "task") as costs:
-        await bulk.live(service.url, tasks)
+        await bulk.run_life_cycles(service.url, tasks)
     return costs
 
 
 async def _reports(stage: Stage, service: BenchService, size: Size) -> Figures:
-    """Measure the cost of a report: many tools each send one after the other."""
+    """Measure the cost of a report. Several tools each send reports one by one."""
     reports = max(1, size.of(_REPORTS) // _TOOLS)
 
     async def report(connection: HttpConnection, work: str) -> None:
         for _ in range(reports):
             await connection.call("POST", f"/v1/work/{work}/reports", HALF_WAY, into=None)
 
-    async with registered(service.url, _TOOLS) as tools, connections(service.url, many=_TOOLS) as open_:
+    async with registered(service.url, _TOOLS) as tools, connections(service.url, number=_TOOLS) as open_:
         works = []
         for tool in tools:
-            task = await open_[0].call("POST", "/v1/tasks", encoded(0), BenchItem)
+            task = await open_[0].call("POST", "/v1/tasks", encode_task(0), BenchItem)
             work = await open_[0].call("POST", "/v1/work", Pair(task_id=task.id, tool_id=tool), BenchItem)
             works.append(work.id)
         with _costs(stage, [service], "", reports * _TOOLS, "report") as costs:
@@ -104,9 +105,9 @@ async def _archive_bytes(service: BenchService) -> float:
 
 @contextmanager
 def _costs(
-    stage: Stage, services: list[BenchService], prefix: str, many: int, unit: str
+    stage: Stage, services: list[BenchService], prefix: str, units: int, unit: str
 ) -> Iterator[Figures]:
-    """Yield figures that get the CPU time that services and database spend on each of the block's units."""
+    """Yield figures, to which the block's end adds the CPU time of services and database per unit."""
 
     def spent() -> dict[str, float]:
         ours = sum(cpu_seconds(service.pid) for service in services)
@@ -116,7 +117,7 @@ def _costs(
     figures: Figures = {}
     yield figures
     for name, seconds in spent().items():
-        figures[f"{prefix}{name} ms/{unit}"] = 1000 * (seconds - before[name]) / many
+        figures[f"{prefix}{name} ms/{unit}"] = 1000 * (seconds - before[name]) / units
 
 
 SCENARIO = Scenario(

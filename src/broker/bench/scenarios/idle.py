@@ -1,4 +1,4 @@
-"""`idle`: what tools cost that wait for work."""
+"""`idle`: the cost of tools that wait for work."""
 
 import asyncio
 
@@ -12,9 +12,9 @@ from broker.bench.stage import BenchService, Stage, connected
 
 _TOOLS = 10_000
 _WATCHED_SECONDS = 25.0
-# PostgreSQL counts a connection's last transactions up to ten seconds late.
+# PostgreSQL counts the last transactions of a connection up to ten seconds late.
 _SETTLE_SECONDS = 12.0
-# Between the first requests of two tools.
+# The pause between the first requests of two tools.
 _PAUSE_SECONDS = 0.0001
 
 _TRANSACTIONS = """
@@ -24,20 +24,18 @@ select (select count(*) from pg_stat_activity where datname = current_database()
 
 
 async def _round(stage: Stage, size: Size) -> Figures:
-    if not stage.ours:
-        raise BenchError(
-            "`idle` looks at the service's process, so it takes one of its own; leave out --url."
-        )
+    if not stage.is_own:
+        raise BenchError("`idle` measures the process of its own service. Omit --url.")
     async with stage.service() as service, registered(service.url, size.of(_TOOLS)) as tools:
         before = memory(service.pid)
-        async with connections(service.url, many=len(tools)) as open_:
+        async with connections(service.url, number=len(tools)) as open_:
             waiting = enumerate(zip(open_, tools, strict=True))
-            async with background(*(_park(number, *pair) for number, pair in waiting)):
+            async with background(*(_wait(number, *pair) for number, pair in waiting)):
                 await asyncio.sleep(_SETTLE_SECONDS)
                 return await _watch(service, len(tools), before)
 
 
-async def _park(number: int, connection: HttpConnection, tool: str) -> None:
+async def _wait(number: int, connection: HttpConnection, tool: str) -> None:
     await asyncio.sleep(number * _PAUSE_SECONDS)
     await keep_polling(connection, tool)
 
@@ -59,7 +57,7 @@ async def _watch(service: BenchService, tools: int, before: int) -> Figures:
 
 SCENARIO = Scenario(
     name="idle",
-    says=f"{_TOOLS:,} parked tools and nothing to do",
+    says=f"{_TOOLS:,} tools wait in long polls, and there is no work",
     round=_round,
     wanted={"KiB a tool": "≤ 16", "% of a core": "≤ 1", "database connections": "≤ 5"},
 )

@@ -1,4 +1,4 @@
-"""`lifecycle`: every request of a task's life, one by one."""
+"""`lifecycle`: all requests of the life cycle of a task, one by one."""
 
 from broker.bench import pgbench
 from broker.bench.clients import registered
@@ -7,7 +7,7 @@ from broker.bench.http import BenchError, HttpConnection
 from broker.bench.load import closed_loop
 from broker.bench.scenarios import Scenario, Size
 from broker.bench.stage import Stage
-from broker.bench.work import HALF_WAY, BenchCandidates, BenchItem, BenchItems, encoded
+from broker.bench.work import HALF_WAY, BenchCandidates, BenchItem, BenchItems, encode_task
 from broker.schemas.candidates import Pair
 
 _CLIENTS = 64
@@ -19,7 +19,7 @@ async def _round(stage: Stage, size: Size) -> Figures:
     async with stage.service() as service:
         figures = await _live(service.url, size.seconds)
     figures = {"life cycles/s": figures.pop("/s")} | figures
-    if stage.ours:
+    if stage.is_own:
         async with stage.service(BROKER_GROUP_COMMIT="false") as service:
             figures["session per request /s"] = (await _live(service.url, size.seconds))["/s"]
         figures["pgbench, same SQL /s"] = await pgbench.run(
@@ -36,9 +36,9 @@ async def _live(url: str, seconds: float) -> Figures:
 
 
 async def _life(connection: HttpConnection, tool: str) -> None:
-    """Take a task through its life, from its submission to its record."""
+    """Run the life cycle of a task, from its submission to its record."""
     call = connection.call
-    task = await call("POST", "/v1/tasks", encoded(1), BenchItem)
+    task = await call("POST", "/v1/tasks", encode_task(1), BenchItem)
     await call("GET", "/v1/candidates?limit=1", into=BenchCandidates)
     await call("POST", "/v1/work", Pair(task_id=task.id, tool_id=tool), BenchItem)
     [work] = (await call("GET", f"/v1/tools/{tool}/work?wait=10", into=BenchItems)).items
@@ -48,12 +48,12 @@ async def _life(connection: HttpConnection, tool: str) -> None:
     await call("POST", f"/v1/work/{work.id}/complete", _SUCCEEDED, into=None)
     record = await call("GET", f"/v1/archive/{work.id}")
     if record["outcome"] != "succeeded" or len(record["reports"]) != 1:
-        raise BenchError(f"the record does not tell what happened: {record}")
+        raise BenchError(f"the record does not match the work: {record}")
 
 
 SCENARIO = Scenario(
     name="lifecycle",
-    says=f"{_CLIENTS} clients, every call of a task's life one by one",
+    says=f"{_CLIENTS} clients send all requests of a task's life cycle one by one",
     round=_round,
     ratios={
         "× session per request": ("life cycles/s", "session per request /s"),

@@ -1,4 +1,4 @@
-"""`match`: the cost of pairing in the assigner, without requests and a service."""
+"""`match`: the cost of matching in the assigner, without requests and a service."""
 
 import random
 import time
@@ -17,7 +17,7 @@ from broker.matching.matcher import Matcher
 
 _TASKS = 100_000
 _TOOLS = 1_000
-# Of each tool: more tasks than room.
+# The capacity of each tool. There are more tasks than the tools have capacity for.
 _CAPACITY = 50
 _KINDS_OF_NEEDS = 50
 _KINDS_OF_SKILLS = 30
@@ -42,41 +42,41 @@ async def _round(stage: Stage, size: Size) -> Figures:
 def _costs(strategy: str, size: Size) -> Figures:
     tasks, tools = _tasks(strategy, size.of(_TASKS)), _tools(size.of(_TOOLS))
     matcher = Matcher(strategy)
-    began = time.process_time()
+    started_at = time.process_time()
     for task in tasks:
         matcher.add_task(task)
     for tool in tools:
         matcher.add_tool(tool)
-    taken_in = time.process_time()
-    paired = _paired(matcher)
-    done = time.process_time()
-    if not paired:
-        raise BenchError("Nothing was paired.")
+    added_at = time.process_time()
+    pairs = _pair_all(matcher)
+    ended_at = time.process_time()
+    if not pairs:
+        raise BenchError("The matcher found no pairs.")
     return {
-        "take in, CPU s": taken_in - began,
-        "round, CPU s": done - taken_in,
-        "pairs": paired,
+        "take in, CPU s": added_at - started_at,
+        "round, CPU s": ended_at - added_at,
+        "pairs": pairs,
         "small round, CPU ms": _small_rounds(strategy, tasks, tools) * 1000,
     }
 
 
 def _small_rounds(strategy: str, tasks: list[CandidateTask], tools: list[CandidateTool]) -> float:
-    """Return the cost of a round in which one of many tools gets free while nearly all tasks wait."""
+    """Return the cost of a round in which one of many tools becomes free while most tasks wait."""
     matcher = Matcher(strategy)
     for task in tasks:
         matcher.add_task(task)
     with_room_for_one = [msgspec.structs.replace(tool, load=tool.capacity - 1) for tool in tools]
     for tool in with_room_for_one:
         matcher.add_tool(tool)
-    _paired(matcher)
-    began = time.process_time()
+    _pair_all(matcher)
+    started_at = time.process_time()
     for tool in with_room_for_one[:_SMALL_ROUNDS]:
         matcher.add_tool(tool)
-        _paired(matcher)
-    return (time.process_time() - began) / min(_SMALL_ROUNDS, len(tools))
+        _pair_all(matcher)
+    return (time.process_time() - started_at) / min(_SMALL_ROUNDS, len(tools))
 
 
-def _paired(matcher: Matcher) -> int:
+def _pair_all(matcher: Matcher) -> int:
     """Run a round, accept all of its pairs, and return their number."""
     round_ = matcher.round()
     for _ in round_.steps():
@@ -87,26 +87,28 @@ def _paired(matcher: Matcher) -> int:
     return len(pairings)
 
 
-def _tasks(strategy: str, many: int) -> list[CandidateTask]:
+def _tasks(strategy: str, number: int) -> list[CandidateTask]:
     needs = [_raw(_NEEDS[strategy](kind)) for kind in range(_KINDS_OF_NEEDS)]
-    chance = random.Random(1)  # noqa: S311 - the same in each round
+    generator = random.Random(1)  # noqa: S311 - the same in each round
     return [
         CandidateTask(
-            id=f"task-{number}",
-            needs=chance.choice(needs),
-            priority=chance.randrange(10),
-            created_at=_BEGAN + timedelta(seconds=number / 100),
+            id=f"task-{index}",
+            needs=generator.choice(needs),
+            priority=generator.randrange(10),
+            created_at=_BEGAN + timedelta(seconds=index / 100),
         )
-        for number in range(many)
+        for index in range(number)
     ]
 
 
-def _tools(many: int) -> list[CandidateTool]:
-    chance = random.Random(2)  # noqa: S311 - the same in each round
-    skills = [_raw({"can": chance.sample(range(_KINDS_OF_NEEDS), _SKILLS)}) for _ in range(_KINDS_OF_SKILLS)]
+def _tools(number: int) -> list[CandidateTool]:
+    generator = random.Random(2)  # noqa: S311 - the same in each round
+    skills = [
+        _raw({"can": generator.sample(range(_KINDS_OF_NEEDS), _SKILLS)}) for _ in range(_KINDS_OF_SKILLS)
+    ]
     return [
-        CandidateTool(id=f"tool-{number}", skills=chance.choice(skills), capacity=_CAPACITY, load=0)
-        for number in range(many)
+        CandidateTool(id=f"tool-{index}", skills=generator.choice(skills), capacity=_CAPACITY, load=0)
+        for index in range(number)
     ]
 
 
@@ -116,7 +118,8 @@ def _raw(value: Any) -> msgspec.Raw:
 
 SCENARIO = Scenario(
     name="match",
-    says=f"{_TASKS:,} tasks of {_KINDS_OF_NEEDS} kinds and {_TOOLS:,} tools of {_KINDS_OF_SKILLS} are paired",
+    says=f"{_TASKS:,} tasks of {_KINDS_OF_NEEDS} kinds are matched with {_TOOLS:,} tools of"
+    f" {_KINDS_OF_SKILLS} kinds",
     round=_round,
     wanted={
         f"{strategy} {figure}": bound

@@ -1,4 +1,4 @@
-"""`submit`: one task in each request."""
+"""`submit`: one task per request."""
 
 from broker.bench import pgbench
 from broker.bench.figures import Figures
@@ -6,7 +6,7 @@ from broker.bench.http import HttpConnection
 from broker.bench.load import closed_loop
 from broker.bench.scenarios import Scenario, Size
 from broker.bench.stage import Stage
-from broker.bench.work import encoded
+from broker.bench.work import encode_task
 
 _CLIENTS = 64
 _PGBENCH_CLIENTS = 16
@@ -18,7 +18,7 @@ async def _round(stage: Stage, size: Size) -> Figures:
     figures = {"tasks/s": figures.pop("/s")} | figures
     async with stage.echo() as url:
         figures["bare Litestar echo /s"] = (await _post(url, "/echo", size))["/s"]
-    if stage.ours:
+    if stage.is_own:
         async with stage.service(BROKER_GROUP_COMMIT="false") as service:
             figures["without group commit /s"] = (await _post(service.url, "/v1/tasks", size))["/s"]
         figures["pgbench, same SQL /s"] = await pgbench.run(
@@ -28,7 +28,7 @@ async def _round(stage: Stage, size: Size) -> Figures:
 
 
 async def _post(url: str, path: str, size: Size) -> Figures:
-    body = encoded(1)
+    body = encode_task(1)
 
     async def once(connection: HttpConnection, _: int) -> None:
         await connection.call("POST", path, body, into=None)
@@ -38,7 +38,7 @@ async def _post(url: str, path: str, size: Size) -> Figures:
 
 SCENARIO = Scenario(
     name="submit",
-    says=f"{_CLIENTS} clients submit, one task a call",
+    says=f"{_CLIENTS} clients submit one task per request",
     round=_round,
     ratios={
         "of a bare echo": ("tasks/s", "bare Litestar echo /s"),

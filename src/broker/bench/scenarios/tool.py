@@ -1,4 +1,4 @@
-"""`tool`: one process with the Python client, and trivial work."""
+"""`tool`: one process with the Python client and trivial work."""
 
 import asyncio
 import os
@@ -18,14 +18,14 @@ from broker.server.child_process import child_process
 _TASKS = 4_000
 _BATCH = 1_000
 _CAPACITY = 16
-# Work a second; slower than this, something hangs.
+# A rate below this many work items per second means that something hangs.
 _SLOWEST = 20
 
 
 async def _round(stage: Stage, size: Size) -> Figures:
-    """Have one tool do the tasks; measure from the end of the first task to the end of the last."""
+    """Let one tool do the tasks, and measure from the end of the first task to the end of the last."""
     tasks = max(2, size.of(_TASKS))
-    async with stage.service() as service, connections(service.url, many=1) as [connection]:
+    async with stage.service() as service, connections(service.url, number=1) as [connection]:
         ids = [f"bench-{uuid4()}" for _ in range(tasks)]
         for first in range(0, tasks, _BATCH):
             items = [task(number) | {"id": id_} for number, id_ in enumerate(ids[first : first + _BATCH])]

@@ -4,36 +4,36 @@ import numpy as np
 from scipy import ndimage as ndi
 from skimage import feature, filters, measure, morphology, segmentation
 
-from broker.demo.analyses.picture import counted, finish, foreground, gray, number, split_touching
+from broker.demo.analyses.picture import finish, foreground, gray, number, quantity, split_touching
 from broker.demo.analyses.types import Floats, Image, Labels, ReportProgress, Result
 
 
 def count_coins(image: Image, report: ReportProgress) -> Result:
     """Count round things on a table under uneven light and measure their diameters.
 
-    The picture less a wide Gaussian of itself, Otsu's threshold (1979), holes filled and edges smoothed;
-    touching coins parted by a watershed. A coin has a solidity above 0.9 and axes within a third of each
-    other; anything else, such as the edge of the table, is counted apart. Diameters are those of a circle of
-    equal area.
+    Subtract a wide Gaussian of the picture, apply Otsu's threshold (1979), fill holes, smooth edges, and
+    separate touching coins by a watershed. A coin has a solidity above 0.9 and axes within a third of each
+    other. Other objects, such as the edge of the table, are counted separately. Diameters are those of a
+    circle of equal area.
     """
     values = gray(image)
-    labels = _round_things(values)
-    report(0.6, f"{counted(labels.max(), 'object')} found")
-    things = measure.regionprops(labels)
+    labels = _label_objects(values)
+    report(0.6, f"{quantity(labels.max(), 'object')} found")
+    objects = measure.regionprops(labels)
     coins = [
-        thing
-        for thing in things
-        if thing.solidity > 0.9 and thing.axis_minor_length > 0.67 * thing.axis_major_length
+        candidate
+        for candidate in objects
+        if candidate.solidity > 0.9 and candidate.axis_minor_length > 0.67 * candidate.axis_major_length
     ]
     report(0.8, f"{len(coins)} of them are round")
     if not coins:
-        raise ValueError("nothing round was found")
+        raise ValueError("found no round object")
     diameters = sorted(coin.equivalent_diameter_area for coin in coins)
     return finish(
         report,
-        f"{counted(len(coins), 'coin')}, median diameter {np.median(diameters):.0f} px",
+        f"{quantity(len(coins), 'coin')}, median diameter {np.median(diameters):.0f} px",
         count=len(coins),
-        other_objects=len(things) - len(coins),
+        other_objects=len(objects) - len(coins),
         median_diameter_px=number(np.median(diameters)),
         smallest_diameter_px=number(diameters[0]),
         largest_diameter_px=number(diameters[-1]),
@@ -41,7 +41,7 @@ def count_coins(image: Image, report: ReportProgress) -> Result:
     )
 
 
-def _round_things(values: Floats) -> Labels:
+def _label_objects(values: Floats) -> Labels:
     local = filters.gaussian(values, 1) - filters.gaussian(values, max(values.shape) / 20, mode="nearest")
     mask = ndi.binary_fill_holes(foreground(local))
     mask = morphology.opening(mask, morphology.disk(3))
@@ -54,9 +54,9 @@ def _round_things(values: Floats) -> Labels:
 def measure_grains(image: Image, report: ReportProgress) -> Result:
     """Measure the grain sizes of gravel or sand seen from above.
 
-    Grains are brighter than the shade between them: above the local mean, then a watershed of the distance
-    transform. Sizes are diameters of a circle of equal area; D10, D50 and D90 are the usual percentiles, by
-    the area that grains take and not by their number. Grains cut by the border are left out of the sizes.
+    Grains are brighter than the shade between them. The method uses a threshold at the local mean, and then a
+    watershed of the distance transform. Sizes are diameters of a circle of equal area. D10, D50 and D90 are
+    the usual percentiles, weighted by the area of the grains. The sizes exclude grains at the border.
     """
     values = gray(image)
     smooth = filters.gaussian(values, 1.5)
@@ -94,10 +94,11 @@ def _grains(smooth: Floats) -> Labels:
 def measure_texture(image: Image, report: ReportProgress) -> Result:
     """Describe a surface: contrast, regularity, grain and direction of its texture.
 
-    Haralick's features (1973) of the co-occurrence matrix, 32 gray levels, neighbours in four directions;
-    entropy of the uniform local binary patterns (Ojala 2002); direction and coherence (0 for none, 1 for one
-    direction only) from the structure tensor (Bigün & Granlund 1987). Directions are those along the
-    structure, anticlockwise from the horizontal.
+    The result has Haralick's features (1973) of the co-occurrence matrix, with 32 gray levels and neighbours
+    in four directions, and the entropy of the uniform local binary patterns (Ojala 2002). Direction and
+    coherence come from the structure tensor (Bigün & Granlund 1987). The coherence is 1 if there is only one
+    direction, and 0 if there is none. Directions are those along the structure, anticlockwise from the
+    horizontal.
     """
     values = gray(image)
     low, high = np.percentile(values, [1, 99])
@@ -133,31 +134,32 @@ def measure_texture(image: Image, report: ReportProgress) -> Result:
 
 
 def measure_outline(image: Image, report: ReportProgress) -> Result:
-    """Measure the shape of the one large object before an even ground.
+    """Measure the shape of the one large object on an even background.
 
-    Otsu's threshold (1979), the largest piece, its holes counted and kept. Perimeter by Crofton's formula;
-    solidity is its share of its convex hull; the skeleton (Zhang & Suen 1984) tells how many limbs it has.
+    The object is the largest piece above Otsu's threshold (1979), with its holes. The perimeter follows
+    Crofton's formula. The solidity is the object's share of its convex hull. The skeleton is that of Zhang &
+    Suen (1984).
     """
     values = gray(image)
     labels = measure.label(foreground(values))
-    report(0.3, counted(labels.max(), "piece"))
+    report(0.3, quantity(labels.max(), "piece"))
     pieces = measure.regionprops(labels)
-    thing = max(pieces, key=lambda piece: piece.area, default=None)
-    if thing is None or thing.area < 0.01 * values.size:
-        raise ValueError("no large object was found")
-    report(0.6, f"the largest has {thing.area:.0f} px")
-    skeleton = morphology.skeletonize(thing.image)
-    holes = 1 - int(measure.euler_number(thing.image, connectivity=2))
+    largest = max(pieces, key=lambda piece: piece.area, default=None)
+    if largest is None or largest.area < 0.01 * values.size:
+        raise ValueError("found no large object")
+    report(0.6, f"the largest has {largest.area:.0f} px")
+    skeleton = morphology.skeletonize(largest.image)
+    holes = 1 - int(measure.euler_number(largest.image, connectivity=2))
     report(0.8, "skeleton found")
-    height, width = thing.image.shape
+    height, width = largest.image.shape
     return finish(
         report,
-        f"{width} × {height} px, area {thing.area:.0f} px, solidity {thing.solidity:.2f}",
+        f"{width} × {height} px, area {largest.area:.0f} px, solidity {largest.solidity:.2f}",
         width_px=width,
         height_px=height,
-        area_px=int(thing.area),
-        perimeter_px=number(thing.perimeter_crofton),
-        solidity=number(thing.solidity, 3),
+        area_px=int(largest.area),
+        perimeter_px=number(largest.perimeter_crofton),
+        solidity=number(largest.solidity, 3),
         holes=holes,
         skeleton_length_px=int(skeleton.sum()),
         pieces=len(pieces),

@@ -1,36 +1,37 @@
-"""Microscopy: cells on an empty ground, and stained tissue."""
+"""Microscopy: cells on an empty background, and stained tissue."""
 
 import numpy as np
 from scipy import ndimage as ndi
 from skimage import color, filters, measure, morphology, segmentation
 
-from broker.demo.analyses.picture import colour, counted, finish, foreground, gray, number, split_touching
+from broker.demo.analyses.picture import colour, finish, foreground, gray, number, quantity, split_touching
 from broker.demo.analyses.types import Floats, Image, Labels, Mask, ReportProgress, Result
 
 
 def count_cells(image: Image, report: ReportProgress) -> Result:
-    """Count cells on an empty ground and measure their size and roundness.
+    """Count cells on an empty background and measure their size and roundness.
 
-    Otsu's threshold (1979) after a light Gaussian finds the cells, the gray value where slopes are steepest
-    (Kittler 1985) draws their outlines; holes filled, touching cells parted by a watershed of the distance
-    transform; specks below a tenth of the typical area are dropped, cells cut by the border kept.
-    Diameters are those of a circle of equal area; circularity is 4πA/P², 1 for a circle.
+    Otsu's threshold (1979) after a light Gaussian finds the cells. The gray value of the steepest slopes
+    (Kittler 1985) determines their outlines. Holes are filled, and a watershed of the distance transform
+    separates touching cells. The result excludes specks below a tenth of the typical area, and includes cells
+    at the border. Diameters are those of a circle of equal area. Circularity is 4πA/P², which is 1 for a
+    circle.
     """
     values = filters.gaussian(gray(image), 1.5)
     report(0.2, "smoothed")
     mask = ndi.binary_fill_holes(morphology.opening(_to_the_edge(values), morphology.disk(2)))
     report(0.5, f"{mask.mean():.1%} of the picture is cell")
     labels = _without_specks(split_touching(mask, _typical_radius(mask), smoothing=2))
-    report(0.8, f"{counted(labels.max(), 'object')} found")
+    report(0.8, f"{quantity(labels.max(), 'object')} found")
     cells = measure.regionprops(labels)
     if not cells:
-        raise ValueError("no cell was found")
+        raise ValueError("found no cell")
     diameters = [cell.equivalent_diameter_area for cell in cells]
     roundness = [4 * np.pi * cell.area / cell.perimeter_crofton**2 for cell in cells]
     inside = segmentation.clear_border(labels)
     return finish(
         report,
-        f"{counted(len(cells), 'cell')}, median diameter {np.median(diameters):.0f} px",
+        f"{quantity(len(cells), 'cell')}, median diameter {np.median(diameters):.0f} px",
         count=len(cells),
         touching_border=len(cells) - len(np.unique(inside[inside > 0])),
         median_area_px=number(np.median([cell.area for cell in cells]), 0),
@@ -42,14 +43,14 @@ def count_cells(image: Image, report: ReportProgress) -> Result:
 
 
 def segment_stain(image: Image, report: ReportProgress) -> Result:
-    """Measure how much of a tissue section carries the brown stain (DAB), and how strongly.
+    """Measure the area and the strength of the brown stain (DAB) in a tissue section.
 
-    Colour deconvolution into haematoxylin, eosin and DAB (Ruifrok & Johnston 2001), then Otsu's threshold
-    (1979) on the DAB channel. Tissue is what is darker than the glass around it. Strengths are optical
-    densities (log10) times the unit vector of the stain.
+    The method separates haematoxylin, eosin and DAB by colour deconvolution (Ruifrok & Johnston 2001), and
+    then applies Otsu's threshold (1979) to the DAB channel. Pixels darker than the glass count as tissue.
+    Strengths are optical densities (log10) times the unit vector of the stain.
     """
     rgb = colour(image)
-    _demand_stain(rgb)
+    _check_stain(rgb)
     haematoxylin, _, dab = np.moveaxis(color.rgb2hed(rgb), 2, 0)
     report(0.4, "stains separated")
     smooth = filters.gaussian(dab, 1)
@@ -72,19 +73,19 @@ def segment_stain(image: Image, report: ReportProgress) -> Result:
 def count_nuclei(image: Image, report: ReportProgress) -> Result:
     """Count the blue nuclei of a stained tissue section.
 
-    The haematoxylin channel (Ruifrok & Johnston 2001) less its surroundings, so that nuclei in brown and in
-    pale tissue count alike; Otsu's threshold (1979), then a watershed of the distance transform. Nuclei that
-    overlap in the section are counted as what can be seen of them: expect some 10 % either way.
+    The method subtracts the surroundings from the haematoxylin channel (Ruifrok & Johnston 2001), so that it
+    treats brown and pale tissue alike. Then it applies Otsu's threshold (1979) and a watershed of the
+    distance transform. Overlapping nuclei count as far as they are visible, so the error is about 10 %.
     """
     rgb = colour(image)
-    _demand_stain(rgb)
+    _check_stain(rgb)
     haematoxylin = color.rgb2hed(rgb)[..., 0]
     report(0.3, "haematoxylin separated")
     labels = _nuclei(haematoxylin)
     report(0.8, f"{labels.max()} nuclei found")
     areas = [nucleus.area for nucleus in measure.regionprops(labels)]
     if not areas:
-        raise ValueError("no nucleus was found")
+        raise ValueError("found no nucleus")
     return finish(
         report,
         f"{len(areas)} nuclei, median area {np.median(areas):.0f} px",
@@ -102,17 +103,17 @@ def _nuclei(haematoxylin: Floats) -> Labels:
     return split_touching(mask, min_distance=5)
 
 
-def _demand_stain(rgb: Floats) -> None:
+def _check_stain(rgb: Floats) -> None:
     """Check that the picture has colour, and glass or pale tissue between the stained parts."""
     saturation = rgb.max(axis=2) - rgb.min(axis=2)
     if np.percentile(saturation, 95) < 0.1:
-        raise ValueError("the picture has no colour: stains cannot be told apart")
+        raise ValueError("the picture has no colour, so its stains cannot be separated")
     if np.percentile(rgb.min(axis=2), 99) < 0.6:
-        raise ValueError("no bright ground: this is not a section in transmitted light")
+        raise ValueError("the picture has no bright background: this is not a section in transmitted light")
 
 
 def _to_the_edge(values: Floats) -> Mask:
-    """Return the mask of the objects up to their steepest edge; a halo shifts Otsu's threshold."""
+    """Return the mask of the objects up to their steepest edge, because a halo shifts Otsu's threshold."""
     objects = foreground(values)
     level = np.average(values, weights=filters.sobel(values) ** 2)
     bright = values[objects].mean() > values[~objects].mean()
@@ -121,7 +122,7 @@ def _to_the_edge(values: Floats) -> Mask:
 
 
 def _typical_radius(mask: Mask) -> int:
-    """Return the inner radius of the median object, to tell maxima of one object from those of two."""
+    """Return the inner radius of the median object, to distinguish maxima of one object and of two."""
     distance = ndi.distance_transform_edt(mask)
     labels = measure.label(mask)
     radii = ndi.maximum(distance, labels, np.arange(1, labels.max() + 1)) if labels.max() else [1]

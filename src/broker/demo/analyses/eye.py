@@ -6,31 +6,31 @@ import numpy as np
 from scipy import ndimage as ndi
 from skimage import feature, filters, measure, morphology, transform
 
-from broker.demo.analyses.picture import colour, counted, finish, gray, number
+from broker.demo.analyses.picture import colour, finish, gray, number, quantity
 from broker.demo.analyses.types import Floats, Image, Mask, ReportProgress, Result
 
 WORKING_SIDE_PX = 720
-"""Larger pictures are reduced to this size: vessels are then 2 to 10 px wide in a 45° photograph."""
+"""The size to which larger pictures are reduced. In a 45° photograph, vessels are then 2 to 10 px wide."""
 VESSEL_SIGMAS_PX = (1.0, 2.0, 3.0)
 NEIGHBOURS = np.ones((3, 3), dtype=int)
 
 
 def measure_vessels(image: Image, report: ReportProgress) -> Result:
-    """Measure the vessel tree: the area it takes, its length, its branch points, its usual width.
+    """Measure the vessel tree: its area, length, branch points and median width.
 
-    Green channel, where blood is darkest, relative to its surroundings; the line filter of Sato (1998) at
-    three widths; hysteresis about Otsu's threshold (1979) of the answer; Zhang & Suen's skeleton (1984) with
-    spurs shorter than two vessel widths cut off. Lengths are in pixels of the original picture, a diagonal
-    step counted as √2; the width is that of the line found, a little more than the blood column's.
+    The method uses the green channel, in which blood is darkest, relative to its surroundings. It applies the
+    line filter of Sato (1998) at three widths, hysteresis around Otsu's threshold (1979), and the skeleton of
+    Zhang & Suen (1984) without spurs shorter than two vessel widths. Lengths are in pixels of the original
+    picture; a diagonal step counts as √2. The width is that of the line, slightly more than the blood column.
     """
     green, field, scale = _field(image)
     report(0.15, f"field of view is {field.mean():.0%} of the picture")
-    response = filters.sato(_flattened(green, field, 12), sigmas=VESSEL_SIGMAS_PX, black_ridges=True)
+    response = filters.sato(_flatten(green, field, 12), sigmas=VESSEL_SIGMAS_PX, black_ridges=True)
     response[~field] = 0
     report(0.7, "lines filtered")
     vessels, skeleton = _vessel_tree(response, field)
     if not skeleton.any():
-        raise ValueError("no vessel was found")
+        raise ValueError("found no vessel")
     fraction = vessels.sum() / field.sum()
     if fraction > 0.3:
         raise ValueError(f"{fraction:.0%} of the field would be vessel: this is not a fundus")
@@ -40,7 +40,7 @@ def measure_vessels(image: Image, report: ReportProgress) -> Result:
     branches = int(measure.label(_junctions(skeleton), connectivity=2).max())
     return finish(
         report,
-        f"vessels on {fraction:.1%} of the field, {length:.0f} px long, {counted(branches, 'branch point')}",
+        f"vessels on {fraction:.1%} of the field, {length:.0f} px long, {quantity(branches, 'branch point')}",
         vessel_area_fraction=number(fraction, 4),
         skeleton_length_px=number(length, 0),
         branch_points=branches,
@@ -50,10 +50,10 @@ def measure_vessels(image: Image, report: ReportProgress) -> Result:
 
 
 def locate_disc(image: Image, report: ReportProgress) -> Result:
-    """Find the optic disc and the fovea of a fundus photograph, and so tell the left eye from the right.
+    """Find the optic disc and the fovea of a fundus photograph, and whether the eye is a left or a right one.
 
-    The disc is the brightest spot of its usual size (a seventh of the field of view) once a gray closing has
-    covered the vessels; its diameter is the longer axis of what is brighter than half way to the ground. The
+    A gray closing covers the vessels. Then the disc is the brightest spot of its usual size, a seventh of the
+    field of view. Its diameter is the longer axis of the region above half the brightness of the disc. The
     fovea is the darkest spot at 2 to 3 disc diameters from there (2.5 is usual), at about the same height. In
     a photograph the disc of a left eye is on the left.
     """
@@ -61,19 +61,19 @@ def locate_disc(image: Image, report: ReportProgress) -> Result:
     green, field, scale = _field(rgb)
     corners = [field[0, 0], field[0, -1], field[-1, 0], field[-1, -1]]
     if any(corners) or not 0.4 < field.mean() < 0.9:
-        raise ValueError("no round field of view: this is not a whole fundus photograph")
+        raise ValueError("the picture has no round field of view: this is not a whole fundus photograph")
     report(0.2, "field of view found")
     usual = 2 * np.sqrt(field.sum() / np.pi) / 7
     small = ndi.distance_transform_edt(field) > usual / 4
     bare = ndi.grey_closing(green, footprint=morphology.disk(round(usual / 12)))
     bright = np.where(small, _average(bare, field, usual / 5), -np.inf)
     peak = np.unravel_index(np.argmax(bright), bright.shape)
-    ground = np.median(green[field])
+    background = np.median(green[field])
     fine = _average(bare, field, usual / 25)
     near = np.hypot(*(np.indices(green.shape) - np.reshape(peak, (2, 1, 1)))) < usual
-    region = measure.label((fine > (ground + np.percentile(fine[near], 98)) / 2) & near)
+    region = measure.label((fine > (background + np.percentile(fine[near], 98)) / 2) & near)
     if not region[peak]:
-        raise ValueError("no optic disc stands out")
+        raise ValueError("found no optic disc")
     disc = measure.regionprops((region == region[peak]).astype(int))[0]
     row, column = disc.centroid
     diameter = disc.axis_major_length
@@ -98,15 +98,15 @@ def locate_disc(image: Image, report: ReportProgress) -> Result:
 
 
 def find_lesions(image: Image, report: ReportProgress) -> Result:
-    """Find small round dark spots, such as microaneurysms, and leave the vessels out.
+    """Find small round dark spots, such as microaneurysms, but no vessels.
 
-    Spots by the difference of Gaussians (Lowe 2004) on the flattened green channel. A spot counts when it is
-    deeper than six times the noise, and round: the two curvatures at its place (the Hessian's eigenvalues)
-    are within a factor of two of each other, which those of a vessel are not. Depths are fractions of the
-    brightness around.
+    The difference of Gaussians (Lowe 2004) finds spots on the flattened green channel. A spot counts if it is
+    deeper than six times the noise, and round. A spot is round if its two curvatures (the eigenvalues of the
+    Hessian) are within a factor of two of each other; those of a vessel are not. Depths are fractions of the
+    surrounding brightness.
     """
     green, field, scale = _field(image)
-    flat = _flattened(green, field, 12)
+    flat = _flatten(green, field, 12)
     report(0.2, "background evened out")
     residue = flat - ndi.gaussian_filter(flat, 1.5)
     noise = 1.4826 * np.median(np.abs(residue[field] - np.median(residue[field])))
@@ -124,7 +124,7 @@ def find_lesions(image: Image, report: ReportProgress) -> Result:
     report(0.9, f"{len(lesions)} of them are round")
     return finish(
         report,
-        f"{counted(len(lesions), 'lesion')}, of {counted(len(spots), 'dark spot')} in all",
+        f"{quantity(len(lesions), 'lesion')}, of {quantity(len(spots), 'dark spot')} in all",
         count=len(lesions),
         dark_spots=len(spots),
         noise_fraction=number(noise, 4),
@@ -152,7 +152,7 @@ def _field(image: Image) -> tuple[Floats, Mask, float]:
         return rgb[..., min(1, rgb.shape[2] - 1)], np.ones_like(field), scale
     field = ndi.binary_erosion(ndi.binary_fill_holes(field), iterations=4)
     if field.mean() < 0.05:
-        raise ValueError("the picture is nearly all dark: no field of view")
+        raise ValueError("the picture is nearly all dark, so it has no field of view")
     return rgb[..., min(1, rgb.shape[2] - 1)], field, scale
 
 
@@ -162,8 +162,8 @@ def _average(values: Floats, field: Mask, sigma: float) -> Floats:
     return np.asarray(ndi.gaussian_filter(values * field, sigma) / np.maximum(weight, 1e-6))
 
 
-def _flattened(values: Floats, field: Mask, sigma: float) -> Floats:
-    """Return how much brighter each pixel is than its surroundings, as a fraction."""
+def _flatten(values: Floats, field: Mask, sigma: float) -> Floats:
+    """Return the brightness of each pixel relative to its surroundings, as a fraction from -1."""
     around = np.maximum(_average(values, field, sigma), 1e-3)
     return np.where(field, values / around - 1, 0.0)
 
@@ -175,7 +175,7 @@ def _vessel_tree(response: Floats, field: Mask) -> tuple[Mask, Mask]:
     long = [region.label for region in measure.regionprops(labels) if region.axis_major_length > 25]
     vessels = np.isin(labels, long)
     skeleton = morphology.skeletonize(vessels)
-    for _ in range(2):  # a spur may carry a spur
+    for _ in range(2):  # a spur may have a spur itself
         skeleton = _without_spurs(skeleton, shorter_than=10)
     return vessels, skeleton
 
@@ -207,7 +207,7 @@ def _length(skeleton: Mask) -> float:
 
 
 def _depth(flat: Floats, field: Mask, row: int, column: int, sigma: float) -> float:
-    """Return how much darker a spot is than the ring around it."""
+    """Return the difference in brightness between the ring around a spot and the spot."""
     reach = int(np.ceil(4 * sigma))
     window = np.s_[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1]
     rows, columns = np.indices(flat.shape)[(slice(None), *window)]

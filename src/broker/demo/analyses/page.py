@@ -1,4 +1,4 @@
-"""The document scanner: ink on unevenly lit paper, and how the text is laid out."""
+"""The document scanner: ink on unevenly lit paper, and the layout of the text."""
 
 import numpy as np
 from scipy import ndimage as ndi
@@ -14,13 +14,14 @@ SENSITIVITY = 0.2
 
 
 def threshold_page(image: Image, report: ReportProgress) -> Result:
-    """Tell ink from paper under uneven light: how much ink, in how many pieces, how thick the strokes.
+    """Separate ink from paper under uneven light, and measure the amount of ink, its pieces and its strokes.
 
-    Sauvola's local threshold (2000), window 25 px, k = 0.2, its R taken from the picture's own range. Beside
-    it, the fraction of the picture that one threshold for all (Otsu 1979) decides differently: shadows.
+    The method uses Sauvola's local threshold (2000) with a window of 25 px, k = 0.2 and R from the range of
+    the picture. The shadow fraction is the part of the picture that a global threshold (Otsu 1979) mistakes
+    for ink.
     """
     values = gray(image)
-    report(0.1, "read")
+    report(0.1, "picture loaded")
     ink = _ink(values)
     report(0.5, f"ink on {ink.mean():.1%} of the page")
     pieces = int(measure.label(ink, connectivity=2).max())
@@ -41,10 +42,11 @@ def threshold_page(image: Image, report: ReportProgress) -> Result:
 def measure_layout(image: Image, report: ReportProgress) -> Result:
     """Count the lines and words of printed text and measure the skew of the page.
 
-    Ink by Sauvola (2000). Skew is the angle at which the ink's projection on the vertical has the sharpest
-    steps (Postl 1986), within ±10°, positive when lines fall to the right. Words are letters joined over gaps
-    of up to half a letter height (run-length smearing, Wong 1982); lines are words that follow each other at
-    the same height, so that a curved page is read, too. Ruled lines and specks are left out.
+    The ink is that of Sauvola (2000). The skew is the angle at which the projection of the ink on the
+    vertical has the sharpest steps (Postl 1986), within ±10°, positive if lines fall to the right. Words are
+    letters joined over gaps of up to half a letter height (run-length smearing, Wong 1982). Lines are words
+    that follow each other at the same height, which also works for curved pages. Ruled lines and specks do
+    not count.
     """
     ink = _ink(gray(image))
     report(0.3, f"ink on {ink.mean():.1%} of the page")
@@ -67,13 +69,13 @@ def measure_layout(image: Image, report: ReportProgress) -> Result:
 def _ink(values: Floats) -> Mask:
     low, high = np.percentile(values, [1, 99])
     if high - low < 0.1:
-        raise ValueError("too little contrast: there is nothing written here")
+        raise ValueError("the contrast is too low: this is not a written page")
     threshold = filters.threshold_sauvola(values, WINDOW_PX, k=SENSITIVITY, r=(high - low) / 2)
     ink = morphology.remove_small_objects(values < threshold, max_size=4, connectivity=2)
     if not 0.002 < ink.mean() < 0.35:
         raise ValueError(f"{ink.mean():.1%} of the picture would be ink: this is not a page")
     if np.median(values[~ink]) < (low + high) / 2:
-        raise ValueError("the ground is dark: this is not ink on paper")
+        raise ValueError("the background is dark: this is not ink on paper")
     return np.asarray(ink)
 
 
@@ -92,7 +94,7 @@ def _skew(ink: Mask) -> float:
 def _words(ink: Mask) -> tuple[float, list[Box]]:
     letters = [box for box in _boxes(ink) if 0.1 < (box[2] - box[0]) / (box[3] - box[1]) < 10]
     if len(letters) < 5:
-        raise ValueError("no printed text was found")
+        raise ValueError("found no printed text")
     height = float(np.median([box[2] - box[0] for box in letters]))
     gap = max(1, round(0.5 * height))
     apart = np.pad(ink, ((0, 0), (gap, gap)))

@@ -11,25 +11,25 @@ from skimage import color, feature, filters, measure, segmentation, util
 from broker.demo.analyses.types import Floats, Image, Labels, Mask, ReportProgress, Result
 
 SMALLEST_SIDE_PX = 32
-AS_IT_IS = {"1", "L", "LA", "I;16", "F", "RGB", "RGBA"}
+SUPPORTED_MODES = {"1", "L", "LA", "I;16", "F", "RGB", "RGBA"}
 """Pillow's modes whose arrays an analysis accepts. Palettes and CMYK become RGB."""
 SOLID = 0.95
 
 
 def load_image(path: Path) -> Image:
-    """Return the picture in a file as it was stored: gray, RGB or RGBA, 8 or 16 bit."""
+    """Return the picture of a file without conversion: gray, RGB or RGBA, with 8 or 16 bits."""
     try:
         with pil.open(path) as picture:
-            plain = picture if picture.mode in AS_IT_IS else picture.convert("RGB")
+            plain = picture if picture.mode in SUPPORTED_MODES else picture.convert("RGB")
             return np.asarray(plain)
-    except (OSError, SyntaxError) as error:  # Pillow calls a broken PNG a SyntaxError
-        raise ValueError(f"{path.name} is not a picture that can be read: {error}") from error
+    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
+        raise ValueError(f"{path.name} is not a readable picture: {error}") from error
 
 
 def colour(image: Image) -> Floats:
     """Return RGB values from 0 to 1; transparency becomes white."""
     if image.ndim != 3 or image.shape[2] not in {3, 4}:
-        raise ValueError(f"a colour picture is needed, this one has the shape {image.shape}")
+        raise ValueError(f"the analysis needs a colour picture, but this one has the shape {image.shape}")
     pixels = _unit(image)
     return np.asarray(color.rgba2rgb(pixels) if pixels.shape[2] == 4 else pixels)
 
@@ -41,7 +41,7 @@ def gray(image: Image) -> Floats:
     if image.ndim == 3 and image.shape[2] in {1, 2}:  # gray, perhaps with an alpha channel
         image = image[..., 0]
     if image.ndim != 2:
-        raise ValueError(f"one picture is needed, this array has the shape {image.shape}")
+        raise ValueError(f"the analysis needs one picture, but this array has the shape {image.shape}")
     return _unit(image)
 
 
@@ -50,7 +50,7 @@ def _unit(image: Image) -> Floats:
         raise ValueError(f"the picture is too small: {image.shape[1]} × {image.shape[0]} px")
     if image.dtype.kind == "f":
         if not np.isfinite(image).all():
-            raise ValueError("the picture holds values that are not finite numbers")
+            raise ValueError("the picture has values that are not finite numbers")
         if image.min() < 0 or image.max() > 1:
             image = (image - image.min()) / (image.max() - image.min())
     elif image.dtype.kind not in "bui":
@@ -63,14 +63,14 @@ def _unit(image: Image) -> Floats:
 def foreground(values: Floats) -> Mask:
     """Return the mask of the objects by Otsu's threshold (1979). The border shows the background.
 
-    Refuses a picture whose two classes do not stand apart. Ashman's D (1994) tells: pure noise cut in two
-    gives 2.6 and a plain slope 3.5, which is why the demand is above that.
+    Refuse a picture whose two classes are not clearly separated, by Ashman's D (1994). D is 2.6 for pure
+    noise and 3.5 for a plain slope, so the limit is above that.
     """
     bright = values > filters.threshold_otsu(values)
     high, low = values[bright], values[~bright]
     spread = np.hypot(high.std(), low.std())
     if np.sqrt(2) * (high.mean() - low.mean()) < 3.6 * spread:
-        raise ValueError("no object stands out from the background")
+        raise ValueError("no object is distinct from the background")
     border = np.concatenate([bright[0], bright[-1], bright[:, 0], bright[:, -1]])
     return np.asarray(~bright if border.mean() > 0.5 else bright)
 
@@ -78,12 +78,12 @@ def foreground(values: Floats) -> Mask:
 def split_touching(mask: Mask, min_distance: int, smoothing: float = 1.0) -> Labels:
     """Label the objects in a mask, and split them where they touch, by a watershed of the distance transform.
 
-    What fills its convex hull is one object, however long it is.
+    A piece that fills its convex hull is one object, even if it is long.
 
     Args:
-        mask: What belongs to an object.
-        min_distance: How far apart the centres of two objects are at least, in pixels.
-        smoothing: Sigma in pixels that evens out ragged outlines, which would make two objects of one.
+        mask: True for the pixels of objects.
+        min_distance: The minimum distance between the centres of two objects, in pixels.
+        smoothing: Sigma in pixels. It smooths ragged outlines, which would split one object into two.
     """
     pieces = measure.label(mask)
     single = [piece.label for piece in measure.regionprops(pieces) if piece.solidity > SOLID]
@@ -97,11 +97,11 @@ def split_touching(mask: Mask, min_distance: int, smoothing: float = 1.0) -> Lab
 
 
 def number(value: float, digits: int = 1) -> float:
-    """Return a Python float with so many decimal places, as JSON accepts it."""
+    """Return a Python float for JSON, with this number of decimal places."""
     return round(float(value), digits)
 
 
-def counted(count: int, noun: str) -> str:
+def quantity(count: int, noun: str) -> str:
     """Return a count with its noun, like `1 coin` and `24 coins`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 

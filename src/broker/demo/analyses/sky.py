@@ -1,4 +1,4 @@
-"""The telescope: sources in a deep field, craters on a moon."""
+"""The telescope: sources in a deep field, and craters on a moon."""
 
 import numpy as np
 from scipy import ndimage as ndi
@@ -15,10 +15,10 @@ CRATER_DIAMETERS_PX = (5.0, 6.5, 8.5, 11.0, 14.0, 18.0, 24.0, 31.0, 40.0, 52.0)
 def find_sources(image: Image, report: ReportProgress) -> Result:
     """Count the stars and galaxies of a field of sky, and find the brightest.
 
-    In the manner of SExtractor (Bertin & Arnouts 1996): the background is a mesh of medians, the noise their
-    median absolute deviation; what rises five times above it in the smoothed picture over at least five
-    pixels is detected; sources that touch are parted where the saddle between two peaks is at least a third
-    below the lower of them. A flux is the sum of the gray values above background, full scale being 1.
+    The method follows SExtractor (Bertin & Arnouts 1996). The background is a mesh of medians, and the noise
+    is the median absolute deviation. A source has at least five pixels that exceed the noise five times in
+    the smoothed picture. Touching sources are separated if the saddle between two peaks is at least a third
+    below the lower peak. A flux is the sum of the gray values above the background, with full scale 1.
     """
     values = gray(image)
     background = _background(values)
@@ -27,8 +27,8 @@ def find_sources(image: Image, report: ReportProgress) -> Result:
     smooth = ndi.gaussian_filter(above, 1.0)
     noise = 1.4826 * np.median(np.abs(smooth - np.median(smooth)))
     grain = 1.4826 * np.median(np.abs(above - np.median(above)))
-    if noise > 0.7 * grain:  # of mere noise, the smoothing leaves 0.3; compression makes it 0.4
-        raise ValueError("there is structure everywhere: this is not a field of stars or galaxies")
+    if noise > 0.7 * grain:  # smoothing leaves 0.3 of pure noise, or 0.4 after compression
+        raise ValueError("the whole picture has structure: this is not a field of stars or galaxies")
     labels = _sources(smooth, max(DETECTION_SIGMA * noise, 1e-3))
     sources = measure.regionprops(labels, intensity_image=above)
     report(0.8, f"{len(sources)} sources found")
@@ -66,7 +66,7 @@ def _background(values: Floats) -> Floats:
 
 def _sources(smooth: Floats, threshold: float) -> Labels:
     mask = morphology.remove_small_objects(smooth > threshold, max_size=4)
-    # In the logarithm a saddle's depth relative to its peak is a plain difference.
+    # In the logarithm, the depth of a saddle relative to its peak is a plain difference.
     height = np.log(np.where(mask, smooth, threshold))
     dome = morphology.reconstruction(height - np.log(1.5), height)
     peaks = measure.label(morphology.local_maxima(dome) & mask, connectivity=2)
@@ -74,14 +74,14 @@ def _sources(smooth: Floats, threshold: float) -> Labels:
 
 
 def find_craters(image: Image, report: ReportProgress) -> Result:
-    """Find craters lit from the side, and where their light comes from.
+    """Find craters lit from the side, and the direction of the light.
 
-    A bowl under a low sun is dark on the side of the sun and bright on the other. A disc with such a slope is
-    laid over the picture at ten diameters (normalised cross-correlation, Lewis 1995); matches above 0.7 whose
-    contrast is eight times the noise are craters, the better match where two overlap. The light comes from
-    the direction in which most craters match best, in steps of 30°, anticlockwise from the right; hills
-    would look like craters lit from the other side, so craters have to be the majority. Faint craters and
-    those cut by the border are left out.
+    A bowl under a low sun is dark on the side of the sun and bright on the other. The method compares the
+    picture with a disc of such a slope, at ten diameters (normalised cross-correlation, Lewis 1995). Matches
+    above 0.7 with a contrast of eight times the noise are craters. If two overlap, the better match counts.
+    The light comes from the direction in which craters match best, in steps of 30°, anticlockwise from the
+    right. Hills would look like craters lit from the other side, so the picture must have more craters than
+    hills. The result excludes faint craters and those at the border.
     """
     values = gray(image)
     flat = values - ndi.gaussian_filter(values, 30)
@@ -89,7 +89,7 @@ def find_craters(image: Image, report: ReportProgress) -> Result:
     azimuths = range(0, 360, 30)  # from the shade to the light, clockwise as rows go down
     votes = [_votes(values, azimuth) for azimuth in azimuths]
     if max(votes) == 0:
-        raise ValueError("no crater lit from the side was found")
+        raise ValueError("found no crater lit from the side")
     azimuth = azimuths[int(np.argmax(votes))]
     report(0.4, f"light from {(180 - azimuth) % 360}°")
     diameters = [diameter for diameter in CRATER_DIAMETERS_PX if diameter < min(values.shape) / 4]
@@ -123,7 +123,7 @@ def _match(values: Floats, diameter: float, azimuth: float) -> Floats:
 
 
 def _votes(values: Floats, azimuth: float) -> float:
-    """Return how well craters of all sizes match under light from a direction."""
+    """Return a score of the match with craters of all sizes under light from a direction."""
     sizes = (d for d in CRATER_DIAMETERS_PX[2::3] if d < min(values.shape) / 4)
     return float(sum((np.maximum(_match(values, d, azimuth) - 0.7, 0)).sum() / d**2 for d in sizes))
 
