@@ -17,7 +17,7 @@ from tests.support.browser import ARGUMENTS, CHROMIUM
 from tests.support.processes import clean_environment, free_port, wait_until_ready
 
 FOLDER = ROOT / "docs" / "images"
-SIZE = {"width": 1280, "height": 860}
+SIZE = {"width": 1280, "height": 885}
 PHONE = {"width": 390, "height": 844}
 
 

@@ -90,7 +90,7 @@ export const retryTask = (app, id) => confirm(app, {
 
 export const requeueWork = (app, id, taskId) => confirm(app, {
   title: `Requeue task ${taskId}?`,
-  text: "The broker asks the tool to stop, and returns the task to the queue. This attempt does not count. "
+  text: "The broker asks the tool to stop. Then the task returns to the queue, and this attempt does not count. "
     + "The same tool may get the task again. To prevent that, drain the tool first.",
   verb: "Requeue task",
   act: () => call("POST", path("work", id, "cancel"), { requeue: true }),
@@ -118,7 +118,7 @@ export const deleteTool = (app, id) => confirm(app, {
   text: "The tool disappears from the list. Its program can register again. The archive keeps its attempts.",
   verb: "Delete tool",
   danger: true,
-  option: "Delete the tool even if it has work. The work is lost, and its tasks return to the queue",
+  option: "Delete the tool even if it has work. The work is lost, and the tasks return to the queue.",
   act: (force) => call("DELETE", `${path("tools", id)}${force ? "?force=true" : ""}`),
   errors: { tool_busy: "The tool has unfinished work. Drain it and wait, or tick the box to delete it now." },
   done: `Tool ${id} is deleted.`,

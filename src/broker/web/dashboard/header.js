@@ -52,7 +52,7 @@ const one = (name, value, href, alarming) => html`<div class=${alarming ? "alarm
 /** A warning if tasks wait but no assigner asks for them. */
 function warning({ at, assigner_seen_at: seen, tasks }) {
   if (!tasks.available) return nothing;
-  if (seen === null) return alarm("No assigner has asked for tasks yet, so tasks stay in the queue. Start an assigner: broker assign");
+  if (seen === null) return alarm(html`No assigner has asked for tasks yet, so tasks stay in the queue. To start one, run <code>broker assign</code>`);
   // Compare with the time of the statistics, because an assigner may have asked since then.
   const silence = between(seen, at);
   return silence > ASSIGNER_ABSENT_SECONDS

@@ -145,8 +145,8 @@ export class History extends View {
         this.#table(bars),
       ])}
       <div class="columns">
-        ${section("throughput", html`Ended attempts per ${span(this.#history.bucket_seconds)}`,
-          html`<div class="card">${this.#throughput.element}</div>`)}
+        ${section("throughput", "Ended attempts", html`<div class="card">${this.#throughput.element}
+          <p class="muted">Each bar covers ${span(this.#history.bucket_seconds)}.</p></div>`)}
         ${section("durations", "Waiting and run times",
           html`<div class="card">${this.#durations.element}<p class="muted">${durationsInWords(this.#history)}</p></div>`)}
       </div>
@@ -202,7 +202,7 @@ export class History extends View {
     const { work_id: id, task_id: task, task_state: state } = each;
     return [
       recordLink(id, moment(each.ended_at)),
-      html`${taskLink(task)} <span class="muted">attempt ${each.attempt}</span>`,
+      html`${taskLink(task)} <span class="muted detail">attempt ${each.attempt}</span>`,
       toolLink(each.tool_id),
       badge(each.outcome),
       shortenedInTheMiddle(each.error, 240),

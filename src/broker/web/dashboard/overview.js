@@ -16,7 +16,7 @@ import { View } from "./view.js";
 const TILES = 200, ROWS = 50;
 const WORK_PER_TILE = 3;
 const WORK = ["Task", "Tool", "State", "Elapsed", "Progress", "Last message", unlabelledColumn("Actions")];
-const QUEUE = ["Needs", numberColumn("Priority"), numberColumn("Tasks"), unlabelledColumn("Share"), "Longest wait"];
+const QUEUE = ["Needs", numberColumn("Priority"), numberColumn("Tasks"), unlabelledColumn("Share"), "Longest wait", "Oldest task"];
 const SEARCH = "Find a tool by name or skill";
 
 export class Overview extends View {
@@ -64,7 +64,7 @@ export class Overview extends View {
     if (!this.app.live.isLoaded) return "Loading…";
     return this.app.live.tools.size
       ? "No tool matches. Change the search text, or choose another state."
-      : "No tool has registered yet. To use any program as a tool, run: broker tool --id ID --skills JSON -- PROGRAM";
+      : html`No tool has registered yet. To use any program as a tool, run <code>broker tool --id ID --skills JSON -- PROGRAM</code>`;
   }
 
   #running() {
@@ -93,7 +93,7 @@ function tile(app, tool) {
   const hidden = tool.load - Math.min(work.length, WORK_PER_TILE);
   return html`<li class="tile ${TOOL_STATES[tool.state].colour}">
     <div class="toolbar">${toolLink(tool.id)}
-      <span>${tool.capacity > 1 ? html`<span class="muted">${tool.load} of ${tool.capacity}</span> ` : nothing}${badge(tool.state)}</span></div>
+      <span>${tool.capacity > 1 ? html`<span class="muted">load ${tool.load} of ${tool.capacity}</span> ` : nothing}${badge(tool.state)}</span></div>
     ${work.slice(0, WORK_PER_TILE).map((each) => workItem(app, each))}
     ${hidden > 0 ? html`<p class="muted">and ${hidden} more</p>` : nothing}
     ${work.length === 0 ? html`<p class="muted">${json(tool.skills, 60)}</p>` : nothing}
@@ -101,7 +101,7 @@ function tile(app, tool) {
 }
 
 const cells = (app, work) => [
-  html`${taskLink(work.task_id)}${work.attempt > 1 ? html` <span class="muted">attempt ${work.attempt}</span>` : nothing}`,
+  html`${taskLink(work.task_id)}${work.attempt > 1 ? html` <span class="muted detail">attempt ${work.attempt}</span>` : nothing}`,
   toolLink(work.tool_id),
   html`${badge(work.state)}${work.cancel_requested ? html` <span class="badge red">stop requested</span>` : nothing}`,
   since(app, work.started_at ?? work.assigned_at),
@@ -121,8 +121,9 @@ const queue = (app, { kinds, counted: total, more: isPartial }) => section(
     kind.priority,
     count(kind.tasks),
     html`<meter min="0" max=${Math.max(1, total)} .value=${kind.tasks} aria-label="${counted(kind.tasks, "task")}"></meter>`,
-    html`${since(app, kind.oldest_at)} (${taskLink(kind.oldest_id)})`,
-  ], "The queue is empty. To submit a task, run: broker submit --needs JSON --payload JSON"),
+    since(app, kind.oldest_at),
+    taskLink(kind.oldest_id),
+  ], html`The queue is empty. To submit a task, run <code>broker submit --needs JSON --payload JSON</code>`),
 );
 
 const more = (total, shown, noun, showAll) => total <= shown ? nothing : html`<p>

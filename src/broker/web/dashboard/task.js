@@ -47,7 +47,7 @@ export class Task extends DetailView {
           "Submitted": html`${moment(task.created_at)}, ${since(this.app, task.created_at)} ago`,
           "Not before": task.not_before && moment(task.not_before),
           "Priority": task.priority,
-          "Attempts": html`${task.attempt} of ${task.max_attempts}`,
+          "Attempts used": html`${task.attempt} of ${task.max_attempts}`,
           "Time limit": task.timeout_seconds && span(task.timeout_seconds),
           "Ended": task.ended_at && moment(task.ended_at),
           "Assigner's remark": task.remark || null,

@@ -15,7 +15,7 @@ const OVERTAKEN_BY = 10;
 const MAX_OVERTAKEN_BY = 1000;
 
 const TASKS = ["Task", "Waiting time", numberColumn("Priority"), "Needs", unlabelledColumn("Reason"), unlabelledColumn("Actions")];
-const OVERTAKEN = ["Needs", numberColumn("Tasks"), "Oldest task", numberColumn("Overtaken by")];
+const OVERTAKEN = ["Needs", numberColumn("Tasks"), "Oldest task", "Waiting time", numberColumn("Overtaken by")];
 const IDLE = ["Tool", "Skills", "Idle time"];
 
 const VERDICTS = {
@@ -60,7 +60,7 @@ export class Waiting extends View {
 
   #cells(task) {
     return [
-      html`${taskLink(task.id)}${task.attempt ? html` <span class="muted">${task.attempt} of ${task.max_attempts} attempts used</span>` : nothing}`,
+      html`${taskLink(task.id)}${task.attempt ? html` <span class="muted detail">${task.attempt} of ${task.max_attempts} attempts used</span>` : nothing}`,
       since(this.app, task.created_at),
       task.priority,
       json(task.needs, 80),
@@ -85,7 +85,8 @@ export class Waiting extends View {
           ${table(this.app, OVERTAKEN, overtaken, (kind) => [
             json(kind.needs),
             count(kind.tasks),
-            html`${taskLink(kind.oldest_id)}, waiting for ${since(this.app, kind.oldest_at)}`,
+            taskLink(kind.oldest_id),
+            since(this.app, kind.oldest_at),
             `${kind.passed_by >= MAX_OVERTAKEN_BY ? `${count(MAX_OVERTAKEN_BY)} or more` : count(kind.passed_by)} newer tasks`,
           ], "No task is overtaken.")}
         </section>
