@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import httpx
-from playwright.async_api import Page, async_playwright, expect
+from playwright.async_api import Locator, Page, async_playwright, expect
 
 from tests import ROOT
 from tests.support.browser import ARGUMENTS, CHROMIUM
@@ -19,6 +19,8 @@ from tests.support.processes import clean_environment, free_port, wait_until_rea
 FOLDER = ROOT / "docs" / "images"
 SIZE = {"width": 1280, "height": 885}
 PHONE = {"width": 390, "height": 844}
+# The number of tools in the demo.
+TOOLS = 5
 
 
 def main() -> None:
@@ -27,9 +29,10 @@ def main() -> None:
     url = f"http://127.0.0.1:{(port := free_port())}"
     with tempfile.TemporaryDirectory(prefix="broker-pictures-") as folder:
         Path(folder).chmod(0o755)
+        options = ["--keep", "--port", str(port), "--data-dir", f"{folder}/data"]
         demo = subprocess.Popen(
-            [sys.executable, "-m", "broker.cli", "demo", "--keep", "--port", str(port)],
-            env=clean_environment(BROKER_DATA_DIR=f"{folder}/data"),
+            [sys.executable, "-m", "broker.cli", "demo", *options],
+            env=clean_environment(),
             stdout=subprocess.DEVNULL,
         )
         try:
@@ -47,7 +50,7 @@ async def take_screenshots(url: str) -> None:
         page = await browser.new_page(viewport=SIZE, color_scheme="light")
         phone = await browser.new_page(viewport=PHONE, color_scheme="dark", device_scale_factor=2)
         await asyncio.gather(page.goto(url), phone.goto(url))
-        await wait_for_progress(page)
+        await asyncio.gather(wait_for_progress(page), wait_for_progress(phone))
         await asyncio.gather(
             page.screenshot(path=FOLDER / "overview.png"), phone.screenshot(path=FOLDER / "phone.png")
         )
@@ -55,6 +58,7 @@ async def take_screenshots(url: str) -> None:
         await page.goto(f"{url}/#/history/{'/'.join(await time_range(url))}")
         await expect(page.locator("canvas").first).to_be_visible()
         await expect(page.get_by_text("Loading…")).to_have_count(0)
+        await expect(running_count(page)).to_have_text("0")
         await page.screenshot(path=FOLDER / "history.png")
         await browser.close()
 
@@ -67,9 +71,19 @@ async def time_range(url: str) -> tuple[str, str]:
 
 
 async def wait_for_progress(page: Page) -> None:
-    """Wait until several tools have reported progress."""
-    bars = page.locator(".tile progress[value]")
-    await expect(bars.nth(2)).to_be_visible(timeout=60_000)
+    """Wait until all tools have registered and several have reported progress.
+
+    The header and the queue are updated less often than the tools.
+    """
+    await expect(page.locator(".tile")).to_have_count(TOOLS, timeout=60_000)
+    await expect(running_count(page)).not_to_have_text("0")
+    await expect(page.get_by_text("The queue is empty")).to_have_count(0)
+    await expect(page.locator(".tile progress[value]").nth(2)).to_be_visible(timeout=60_000)
+
+
+def running_count(page: Page) -> Locator:
+    """Return the number of running tasks in the header."""
+    return page.locator(".counts div").filter(has_text="running").locator("dd")
 
 
 if __name__ == "__main__":

@@ -68,12 +68,13 @@ export class Overview extends View {
   }
 
   #running() {
-    const work = this.app.live.work(), { load } = this.app.live;
-    return section("running", html`Work in progress <span class="muted">${count(Math.max(work.length, load))}</span>`, [
+    const { live } = this.app, work = live.work();
+    const isPartial = [...live.tools.values()].some((tool) => tool.load > MAX_WORK);
+    return section("running", html`Work in progress <span class="muted">${count(Math.max(work.length, live.load))}</span>`, [
       table(this.app, WORK, work.slice(0, this.#rows), (each) => cells(this.app, each),
         "No work in progress. Work appears here when an assigner gives a task to a tool.", ({ id }) => id),
       more(work.length, this.#rows, "work item", () => this.#set(() => { this.#rows = work.length; })),
-      load > work.length ? html`<p class="muted">Only the oldest ${MAX_WORK} work items of each tool are shown.</p>` : nothing,
+      isPartial ? html`<p class="muted">Only the oldest ${MAX_WORK} work items of each tool are shown.</p>` : nothing,
     ]);
   }
 
