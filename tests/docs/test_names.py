@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from broker.schemas.problems import ERROR_CODES
+from broker.schemas.states import VERDICTS
 from broker.settings import Settings, describe, variable_of
 from tests import ROOT
 from tests.support import markdown
@@ -55,3 +57,8 @@ def test_every_folder_of_the_source_is_explained_to_contributors() -> None:
     source = ROOT / "src" / "broker"
     rooms = {f"src/broker/{path.parent.name}/" for path in source.glob("*/__init__.py")}
     assert rooms <= set(explained)
+
+
+def test_troubleshooting_has_every_verdict_and_every_error_code() -> None:
+    text = (ROOT / "docs" / "operate" / "troubleshooting.md").read_text()
+    assert [name for name in (*VERDICTS, *sorted(ERROR_CODES)) if f"`{name}`" not in text] == []
