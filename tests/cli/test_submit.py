@@ -47,7 +47,7 @@ pytestmark, database, broker, sql, http = SHARED_BROKER
 DIGITS = '[1.10, 123456789012345678901234567890, "é"]'
 
 
-async def submitted(broker: Running, *arguments: str, stdin: str | bytes = b"") -> list[str]:
+async def submit_tasks(broker: Running, *arguments: str, stdin: str | bytes = b"") -> list[str]:
     """Submit tasks, and return the ids that the command prints."""
     ended = await run(broker.url, "submit", *arguments, stdin=stdin)
     assert ended.status == 0, ended.err
@@ -78,7 +78,7 @@ async def result_of(process: asyncio.subprocess.Process) -> CommandResult:
 
 
 async def test_submitted_numbers_keep_every_digit(broker: Running, http: httpx.AsyncClient) -> None:
-    [id_] = await submitted(broker, "--needs", f'{{"a": {DIGITS}}}', "--payload", DIGITS)
+    [id_] = await submit_tasks(broker, "--needs", f'{{"a": {DIGITS}}}', "--payload", DIGITS)
     text = (await http.get(f"/v1/tasks/{id_}")).text
     assert parse_exactly(text)["needs"] == {"a": parse_exactly(DIGITS)}
     assert parse_exactly(text)["payload"] == parse_exactly(DIGITS)
@@ -90,14 +90,14 @@ async def test_needs_come_from_a_file_and_the_payload_from_standard_input(
 ) -> None:
     needs = tmp_path / "needs.json"
     needs.write_bytes(b'\xef\xbb\xbf{"can":\r\n "count"}\n')
-    [id_] = await submitted(broker, "--needs", f"@{needs}", "--payload", "-", stdin=' "x"\n')
+    [id_] = await submit_tasks(broker, "--needs", f"@{needs}", "--payload", "-", stdin=' "x"\n')
     task = await get(http, f"/v1/tasks/{id_}")
     assert (task["needs"], task["payload"]) == ({"can": "count"}, "x")
 
 
 async def test_options_set_the_fields_of_the_task(broker: Running, http: httpx.AsyncClient) -> None:
     options = "--id a --priority -3 --not-before 2100-01-01T00:00:00+01:00 --timeout 10m --max-attempts 5"
-    await submitted(broker, "--needs", "1", *options.split(), "--retry-backoff", "1.5")
+    await submit_tasks(broker, "--needs", "1", *options.split(), "--retry-backoff", "1.5")
     task = await get(http, "/v1/tasks/a")
     names = ("priority", "not_before", "timeout_seconds", "max_attempts", "retry_backoff_seconds")
     assert [task[name] for name in names] == [-3, "2099-12-31T23:00:00Z", 600, 5, 1.5]
@@ -117,7 +117,7 @@ async def test_each_file_becomes_a_task(broker: Running, http: httpx.AsyncClient
         file.touch()
     # Two names of the same file count once.
     again = str(tmp_path / "." / "a.raw")
-    submitted_ids = await submitted(
+    submitted_ids = await submit_tasks(
         broker, "--needs", '{"format": "raw"}', "--priority", "7", *map(str, files), again
     )
     tasks = await live_tasks(http)
@@ -132,14 +132,14 @@ async def test_unchanged_file_is_submitted_once(
     file = tmp_path / "a.raw"
     file.write_text("one")
     once = ["--once", str(file)]
-    [first] = await submitted(broker, "--needs", '{"a": 1}', *once)
-    assert await submitted(broker, "--needs", '{ "a":1 }', *once) == [first]
-    [other_needs] = await submitted(broker, "--needs", '{"a": 2}', *once)
+    [first] = await submit_tasks(broker, "--needs", '{"a": 1}', *once)
+    assert await submit_tasks(broker, "--needs", '{ "a":1 }', *once) == [first]
+    [other_needs] = await submit_tasks(broker, "--needs", '{"a": 2}', *once)
     os.utime(file, ns=(0, 1))
-    [touched] = await submitted(broker, "--needs", '{"a": 1}', *once)
+    [touched] = await submit_tasks(broker, "--needs", '{"a": 1}', *once)
     file.write_text("three")
     os.utime(file, ns=(0, 1))
-    [larger] = await submitted(broker, "--needs", '{"a": 1}', *once)
+    [larger] = await submit_tasks(broker, "--needs", '{"a": 1}', *once)
     assert len({first, other_needs, touched, larger}) == 4
     assert len(await live_tasks(http)) == 4
     assert first.startswith("a.raw:")
@@ -172,7 +172,7 @@ async def test_file_of_tasks_has_one_task_per_line_or_is_an_array(
     file = tmp_path / "tasks"
     file.write_text(text)
     options = ["--needs", '"default"', "--priority", "1"]
-    assert await submitted(broker, "--tasks", str(file), *options) == ["a", "b"]
+    assert await submit_tasks(broker, "--tasks", str(file), *options) == ["a", "b"]
     tasks = parse_exactly((await http.get("/v1/tasks")).text)["items"]
     given = parse_exactly(DIGITS)
     assert [(task["needs"], task["payload"], task["priority"]) for task in tasks] == [
@@ -182,7 +182,7 @@ async def test_file_of_tasks_has_one_task_per_line_or_is_an_array(
 
 
 async def test_single_task_may_span_lines_and_have_no_id(broker: Running, http: httpx.AsyncClient) -> None:
-    [id_] = await submitted(broker, "--tasks", "-", stdin='{\n "needs": 1,\n "id": null\n}\n')
+    [id_] = await submit_tasks(broker, "--tasks", "-", stdin='{\n "needs": 1,\n "id": null\n}\n')
     assert ids(await live_tasks(http)) == [id_]
 
 
@@ -316,7 +316,7 @@ async def test_exit_status_is_0_only_if_all_tasks_succeeded(
     for file in files:
         file.touch()
     once = [*map(str, files), "--needs", "1", "--once"]
-    good, bad, gone = await submitted(broker, *once)
+    good, bad, gone = await submit_tasks(broker, *once)
     await complete_work(http, (await assign(http, good))["id"], result="fine")
     await complete_work(http, (await assign(http, bad))["id"], "failed", error="no disk", retry=False)
     await http.delete(f"/v1/tasks/{gone}")
@@ -341,7 +341,7 @@ async def test_each_of_many_tasks_is_printed_once(
     file = tmp_path / "tasks"
     # A task that is given twice counts once.
     file.write_text("".join(f'{{"id": "{name}"}}\n' for name in [*names, "task-0"]))
-    await submitted(broker, "--needs", "1", "--tasks", str(file))
+    await submit_tasks(broker, "--needs", "1", "--tasks", str(file))
     await add_tool(http, capacity=1000)
     pairs = {"items": [{"task_id": name, "tool_id": "t"} for name in names]}
     works = ids((await http.post("/v1/work/batch", json=pairs)).json()["items"], "work_id")

@@ -48,11 +48,11 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
-    async def until_it_says(self, text: str) -> None:
+    async def wait_for_text(self, text: str) -> None:
         await wait_until(lambda: text in self.printed or self._reading.done())
         assert text in self.printed
 
-    async def ended(self, within: float = 10) -> int:
+    async def wait_for_exit(self, within: float = 10) -> int:
         """Wait for the end of the process, and return its exit status."""
         async with asyncio.timeout(within):
             await self._reading
@@ -93,28 +93,28 @@ async def started(
     finally:
         if process.returncode is None:
             process.kill()
-        await tool.ended()
+        await tool.wait_for_exit()
 
 
 @asynccontextmanager
 async def registered(*arguments: Any, **options: Any) -> AsyncIterator[Process]:
     """Run a `broker tool`, and yield it when it is registered."""
     async with started(*arguments, **options) as tool:
-        await tool.until_it_says("registered tool t")
+        await tool.wait_for_text("registered tool t")
         yield tool
 
 
-async def begun(http: httpx.AsyncClient, mark: Path, task: str = "a") -> int:
+async def begin_work(http: httpx.AsyncClient, mark: Path, task: str = "a") -> int:
     """Assign a task, wait until its program has written its process id into a file, and return the id."""
     await api.add_task(http, task)
     await api.assign(http, task)
     # The tool writes the record of the process just after the program has started.
     await wait_until(lambda: mark.exists() and any(path.suffix == ".json" for path in scratch(mark.parent)))
-    (pid,) = numbers(mark.parent, mark.name)
+    (pid,) = read_numbers(mark.parent, mark.name)
     return pid
 
 
-def stays(folder: Path, *, first: str = ":") -> str:
+def waiting_program(folder: Path, *, first: str = ":") -> str:
     """Create a program that writes its process id into `begun` and runs until a file `go` exists."""
     lines = [
         "#!/bin/sh",
@@ -126,7 +126,7 @@ def stays(folder: Path, *, first: str = ":") -> str:
     return str(make_executable(folder / "stays", "\n".join([*lines, "echo 1"])))
 
 
-def numbers(folder: Path, *names: str) -> list[int]:
+def read_numbers(folder: Path, *names: str) -> list[int]:
     """Return the numbers in these files."""
     return [int((folder / name).read_text()) for name in names]
 
@@ -155,7 +155,7 @@ async def test_programs_in_the_help_text_work(
             assert (await api.get_records(http, task))[0]["reports"][-1]["progress"] >= 0.5
             assert (await api.get(http, "/v1/tools/t"))["skills"] == {"can": ["count"]}
             tool.signal(signal.SIGTERM)
-            assert await tool.ended() == 0
+            assert await tool.wait_for_exit() == 0
         assert f"{task}: progress: " in tool.printed
 
 
@@ -171,7 +171,7 @@ async def test_unusable_command_is_reported_before_registration(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path, command: str, skills: str, says: str
 ) -> None:
     async with started(broker, tmp_path, command, skills=skills) as tool:
-        assert await tool.ended() in (1, 2)
+        assert await tool.wait_for_exit() in (1, 2)
     assert says in tool.printed
     assert (await http.get("/v1/tools/t")).status_code == 404
 
@@ -186,7 +186,7 @@ async def test_skills_come_from_a_file_and_a_second_tool_with_the_id_is_refused(
         entry = await api.get(http, "/v1/tools/t")
         assert (entry["skills"], entry["capacity"], entry["lease_seconds"]) == ({"can": [1]}, 3, 120)
         async with started(broker, tmp_path, "/bin/true") as second:
-            assert await second.ended() == 1
+            assert await second.wait_for_exit() == 1
         assert "already runs on this machine" in second.printed
         assert (await api.get(http, "/v1/tools/t"))["registered_at"] == entry["registered_at"]
 
@@ -196,25 +196,25 @@ async def test_stopped_tool_lets_its_program_finish(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path, number: signal.Signals
 ) -> None:
     """A closed terminal sends SIGHUP twice."""
-    async with registered(broker, tmp_path, stays(tmp_path)) as tool:
-        await begun(http, tmp_path / "begun")
+    async with registered(broker, tmp_path, waiting_program(tmp_path)) as tool:
+        await begin_work(http, tmp_path / "begun")
         tool.signal(number)
         await api.wait_for_state(http, "/v1/tools/t", "draining")
         if number == signal.SIGHUP:
             tool.signal(number)
         (tmp_path / "go").touch()
-        assert await tool.ended() == 0
+        assert await tool.wait_for_exit() == 0
     assert (await api.get(http, "/v1/tasks/a"))["result"] == 1
 
 
 async def test_stopped_tool_releases_its_work_if_asked_to(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
-    command = stays(tmp_path, first="trap '' TERM")
+    command = waiting_program(tmp_path, first="trap '' TERM")
     async with registered(broker, tmp_path, command, options="--on-stop release --grace 0.2") as tool:
-        pid = await begun(http, tmp_path / "begun")
+        pid = await begin_work(http, tmp_path / "begun")
         tool.signal(signal.SIGTERM)
-        assert await tool.ended() == 0
+        assert await tool.wait_for_exit() == 0
     assert not is_alive(pid)
     task = await api.get(http, "/v1/tasks/a")
     assert (task["state"], task["attempt"]) == ("available", 0)
@@ -224,12 +224,12 @@ async def test_stopped_tool_releases_its_work_if_asked_to(
 async def test_second_signal_ends_the_tool_and_its_programs_at_once(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
-    async with registered(broker, tmp_path, stays(tmp_path, first="trap '' TERM")) as tool:
-        pid = await begun(http, tmp_path / "begun")
+    async with registered(broker, tmp_path, waiting_program(tmp_path, first="trap '' TERM")) as tool:
+        pid = await begin_work(http, tmp_path / "begun")
         tool.signal(signal.SIGTERM)
         await api.wait_for_state(http, "/v1/tools/t", "draining")
         tool.signal(signal.SIGTERM)
-        assert await tool.ended(within=2) == 128 + signal.SIGTERM
+        assert await tool.wait_for_exit(within=2) == 128 + signal.SIGTERM
     await wait_until(lambda: not is_alive(pid))
 
 
@@ -238,16 +238,16 @@ async def test_next_run_ends_programs_that_a_killed_run_left_running(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path, environment: str
 ) -> None:
     """This holds for a program that ignores SIGTERM, its group, and a process with its own session."""
-    program = stays(
+    program = waiting_program(
         tmp_path, first="trap '' TERM\nsleep 600 & echo $! > mate\nsetsid sleep 600 & echo $! > other"
     )
     command = ["/usr/bin/env", "-i", "PATH=/usr/bin:/bin", program] if environment == "its own" else [program]
     async with registered(broker, tmp_path, *command) as tool:
-        left = [await begun(http, tmp_path / "begun"), *numbers(tmp_path, "mate", "other")]
+        left = [await begin_work(http, tmp_path / "begun"), *read_numbers(tmp_path, "mate", "other")]
         # The program starts before the tool writes the record of its process.
         await wait_until(lambda: any(map(ProcessRecord.read, scratch(tmp_path))))
         tool.signal(signal.SIGKILL)
-        assert await tool.ended() == -signal.SIGKILL
+        assert await tool.wait_for_exit() == -signal.SIGKILL
     assert all(map(is_alive, left))
     async with registered(broker, tmp_path, "/bin/true", options="--grace 0.2") as tool:
         # The tool cannot find a session without its environment.
@@ -268,7 +268,7 @@ async def test_reports_are_copied_to_stderr_unless_quiet(
         await api.assign(http)
         await api.wait_for_state(http, "/v1/tasks/a", "succeeded")
         tool.signal(signal.SIGTERM)
-        await tool.ended()
+        await tool.wait_for_exit()
     assert ("a: one\na: progress: 20% two\n" in tool.printed) is not quiet
 
 
@@ -281,7 +281,7 @@ async def test_control_characters_of_programs_and_payloads_are_replaced(
         await api.assign(http)
         await api.wait_for_state(http, "/v1/tasks/a", "failed")
         tool.signal(signal.SIGTERM)
-        await tool.ended()
+        await tool.wait_for_exit()
     assert "a: \ufffd[31mEVIL\ufffd\n" in tool.printed
     assert not {"\x1b", "\x07"} & set(tool.printed)
 
@@ -296,7 +296,7 @@ async def test_work_continues_if_nobody_reads_stderr(
         await api.wait_for_state(http, "/v1/tasks/a", "succeeded")
         tool.signal(signal.SIGTERM)
         tool.is_read.set()
-        assert await tool.ended() == 0
+        assert await tool.wait_for_exit() == 0
     assert re.search(r"lines are not shown|a: 100000\n", tool.printed)
 
 
@@ -309,6 +309,6 @@ async def test_tool_ends_with_one_line_if_another_program_registers_its_id(
     ):
         broker.client.headers.update(api.bearer("a-key"))
         await api.add_tool(broker.client, "t")
-        assert await older.ended() == 1
+        assert await older.wait_for_exit() == 1
     last = older.printed.splitlines()[-1]
     assert last.startswith("Error: Tool t no longer belongs to this program: another program has registered")

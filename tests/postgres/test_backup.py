@@ -58,7 +58,7 @@ async def empty(postgres: str) -> AsyncIterator[str]:
         yield url
 
 
-async def rows(url: str) -> dict[str, list[str]]:
+async def all_rows(url: str) -> dict[str, list[str]]:
     """Return all rows of all tables of a database, as text."""
     connection = await asyncpg.connect(libpq_url(url))
     try:
@@ -102,12 +102,12 @@ async def test_restored_database_has_every_row_of_the_original(
     )
     result = await run("", "backup", str(tmp_path / "a.dump"), BROKER_DATABASE_URL=database)
     assert result.err.endswith(" kB, from the database of BROKER_DATABASE_URL.\n")
-    before = await rows(database)
+    before = await all_rows(database)
     assert len(before["tasks"]) == 3
     result = await restore(tmp_path / "a.dump", empty)
     assert result.status == 0, result.err
     assert f"Its schema has version {schema_version.required_version()}" in result.err
-    assert await rows(empty) == before
+    assert await all_rows(empty) == before
     # Without statistics, PostgreSQL would plan as for empty tables.
     connection = await asyncpg.connect(libpq_url(empty))
     assert await connection.fetchval("select reltuples from pg_class where relname = 'tasks'") == 3
@@ -136,7 +136,7 @@ async def test_restore_refuses_a_database_that_is_not_empty(dump: Path, empty: s
     assert "Set BROKER_DATABASE_URL to a new database" in result.err
     assert await connection.fetchval("select value from mine.measured") == 17
     await connection.close()
-    assert await rows(empty) == {}
+    assert await all_rows(empty) == {}
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ async def test_damaged_backup_is_refused_and_leaves_the_database_empty(dump: Pat
         result = await restore(dump, empty)
         assert result.status == 1, len(part)
         assert result.err.startswith(("Error: This is not a file from", "Error: Cannot read the dump"))
-        assert await rows(empty) == {}
+        assert await all_rows(empty) == {}
     put(dump, whole)
     assert (await restore(dump, empty)).status == 0
 
@@ -230,7 +230,7 @@ async def test_backup_of_an_older_version_is_upgraded_by_the_restore(
     postgres: str, template: str, empty: str, tmp_path: Path
 ) -> None:
     async with temporary_database(postgres, template) as old:
-        months = [name for name in await rows(old) if name.startswith("work_archive_2")]
+        months = [name for name in await all_rows(old) if name.startswith("work_archive_2")]
         # The backup is from a time before these partitions existed.
         await run_sql(old, *(f"drop table {name}" for name in months))
         result = await run("", "backup", str(tmp_path / "old.dump"), BROKER_DATABASE_URL=old)
@@ -240,7 +240,7 @@ async def test_backup_of_an_older_version_is_upgraded_by_the_restore(
     later = {"BROKER_DATABASE_URL": empty, "PYTHONPATH": str(tmp_path / "src")}
     result = await run("", "restore", str(tmp_path / "old.dump"), **later)
     assert result.status == 0, result.err
-    restored = await rows(empty)
+    restored = await all_rows(empty)
     assert restored["alembic_version"] == [f"({newest})"]
     assert months
     assert set(months) < restored.keys()
@@ -257,7 +257,7 @@ async def test_backup_of_a_newer_version_is_refused(
     result = await restore(tmp_path / "new", empty)
     assert result.status == 1
     assert "its schema has version 9999, and this broker knows versions up to" in result.err
-    assert await rows(empty) == {}
+    assert await all_rows(empty) == {}
 
 
 async def test_backup_of_an_empty_database_is_an_error(empty: str, tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ async def test_stopped_restore_leaves_the_database_empty(
     async with asyncio.timeout(20):
         while await sql.fetchval(running_count, name):
             await asyncio.sleep(0.02)
-    assert await rows(empty) == {}
+    assert await all_rows(empty) == {}
 
 
 @pytest.mark.parametrize(
@@ -432,7 +432,7 @@ async def test_documented_commands_of_postgresql_restore_the_same_rows(
     async with asyncio.timeout(30):
         _, err = await process.communicate()
     assert process.returncode == 0, err.decode()
-    assert await rows(empty) == await rows(database)
+    assert await all_rows(empty) == await all_rows(database)
     async with temporary_database(postgres) as other:
         assert (await restore(tmp_path / "own.dump", other)).status == 0
-        assert await rows(other) == await rows(database)
+        assert await all_rows(other) == await all_rows(database)

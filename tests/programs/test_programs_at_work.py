@@ -66,7 +66,7 @@ def sh(script: str) -> list[str]:
     return ["/bin/sh", "-c", script]
 
 
-async def done(http: httpx.AsyncClient, payload: str = "null", **fields: Any) -> list[Json]:
+async def do_task(http: httpx.AsyncClient, payload: str = "null", **fields: Any) -> list[Json]:
     """Let the tool do a task with this payload, and return its archive records, the newest first."""
     fields = {"max_attempts": 1, "retry_backoff_seconds": 0, "needs": {}} | fields
     body = json.dumps({"id": "a", **fields})[:-1] + f', "payload": {payload}}}'
@@ -82,7 +82,7 @@ async def done(http: httpx.AsyncClient, payload: str = "null", **fields: Any) ->
                 await asyncio.sleep(0.005)
 
 
-async def begun(http: httpx.AsyncClient, mark: Path, **fields: Any) -> str:
+async def begin_work(http: httpx.AsyncClient, mark: Path, **fields: Any) -> str:
     """Assign a task, wait until its program has created a file, and return the id of the work."""
     await api.add_task(http, **fields)
     work = await api.assign(http)
@@ -90,7 +90,7 @@ async def begun(http: httpx.AsyncClient, mark: Path, **fields: Any) -> str:
     return str(work["id"])
 
 
-async def cancelled(http: httpx.AsyncClient, work: str) -> Json:
+async def cancel_work(http: httpx.AsyncClient, work: str) -> Json:
     """Cancel work, and return its archive record."""
     assert (await http.delete("/v1/tasks/a")).status_code == 202
     await api.wait_for_state(http, f"/v1/work/{work}?wait=5", "cancelled")
@@ -113,7 +113,7 @@ async def test_payload_and_result_keep_every_digit(
 ) -> None:
     payload = '{"a": [1.10, 123456789012345678901234567890], "b": "µ\\n"}'
     async with running_tool(broker, tmp_path, ["/bin/cat"]):
-        await done(http, payload)
+        await do_task(http, payload)
     response = await http.get("/v1/tasks/a")
     task = api.parse_exactly(response.text)
     assert task["result"] == task["payload"] == api.parse_exactly(payload)
@@ -128,7 +128,7 @@ async def test_program_gets_the_variables_of_its_work_and_no_key(
     monkeypatch.setenv("OTHER", "unchanged")
     code = "import os, json; print(json.dumps(dict(os.environ)))"
     async with running_tool(broker, tmp_path, resolve(["python3", "-c", code])):
-        (record,) = await done(http, needs={"can": 1.10})
+        (record,) = await do_task(http, needs={"can": 1.10})
     variables = record["result"]
     of_broker = {name: value for name, value in variables.items() if name.startswith("BROKER_")}
     scratch = f"{tmp_path}/t/work/{record['work_id']}"
@@ -148,7 +148,7 @@ async def test_payload_in_a_file_leaves_stdin_empty(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     async with running_tool(broker, tmp_path, sh('cat; cat "$BROKER_INPUT"'), input="file"):
-        (record,) = await done(http, '{"a": 1}')
+        (record,) = await do_task(http, '{"a": 1}')
     assert record["result"] == {"a": 1}
 
 
@@ -156,7 +156,7 @@ async def test_program_need_not_read_a_large_payload(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     async with running_tool(broker, tmp_path, sh("head -c 3")):
-        (record,) = await done(http, json.dumps("x" * 4_000_000))
+        (record,) = await do_task(http, json.dumps("x" * 4_000_000))
     assert record["result"] == '"xx'
 
 
@@ -164,13 +164,13 @@ async def test_program_runs_in_the_current_or_the_scratch_folder(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     async with running_tool(broker, tmp_path, sh("pwd")):
-        (record,) = await done(http)
+        (record,) = await do_task(http)
     assert record["result"] == str(Path.cwd())
     await http.delete("/v1/archive/" + record["work_id"])
     async with running_tool(
         broker, tmp_path, sh('test "$(pwd)" = "$BROKER_SCRATCH"; echo $?; ls'), in_scratch=True
     ):
-        (record,) = await done(http, id="a", needs={})
+        (record,) = await do_task(http, id="a", needs={})
     assert record["result"] == "0\npayload.json"
 
 
@@ -179,7 +179,7 @@ async def test_each_line_on_stderr_is_a_report_before_the_work_ends(
 ) -> None:
     script = "for n in 1 2 3 4 5; do echo progress: ${n}0% step $n >&2; done; printf 'no newline' >&2"
     async with running_tool(broker, tmp_path, sh(script)):
-        (record,) = await done(http)
+        (record,) = await do_task(http)
     reported = [(report["progress"], report["message"]) for report in record["reports"]]
     assert reported == [(n / 10, f"step {n}") for n in range(1, 6)] + [(None, "no newline")]
     assert record["outcome"] == "succeeded"
@@ -190,7 +190,7 @@ async def test_too_many_lines_do_not_block_the_program_and_are_counted(
 ) -> None:
     total = 200_000
     async with running_tool(broker, tmp_path, sh(f"seq {total} >&2; echo done")):
-        (record,) = await done(http)
+        (record,) = await do_task(http)
     lines, left_out = [], 0
     for message in messages(record):
         assert message is not None
@@ -213,7 +213,7 @@ async def test_program_continues_after_the_broker_refuses_reports(
         f"echo one >&2; touch {mark}; while test ! -e '{go_on}'; do sleep .01; done; seq 3 >&2; echo through"
     )
     async with running_tool(broker, tmp_path, sh(script)):
-        work = await begun(http, mark)
+        work = await begin_work(http, mark)
         while not (await api.get(http, f"/v1/work/{work}?wait=1"))["reports"]:
             pass
         await sql.execute("update work set report_bytes = $1", reports._MOST_REPORT_BYTES)
@@ -228,7 +228,7 @@ async def test_failure_has_the_last_lines_and_is_retried(
 ) -> None:
     script = 'test "$BROKER_ATTEMPT" = 2 && exit; seq 100 >&2; echo no such file >&2; exit 3'
     async with running_tool(broker, tmp_path, sh(script)):
-        second, first = await done(http, max_attempts=3)
+        second, first = await do_task(http, max_attempts=3)
     assert (second["outcome"], first["outcome"]) == ("succeeded", "failed")
     reported = first["error"].splitlines()
     assert (reported[0], reported[-1], len(reported)) == ("exit status 3", "no such file", 21)
@@ -238,7 +238,7 @@ async def test_exit_status_of_give_up_on_is_not_retried(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     async with running_tool(broker, tmp_path, sh("exit 7"), give_up_on=(2, 7)):
-        (record,) = await done(http, max_attempts=3)
+        (record,) = await do_task(http, max_attempts=3)
     assert record["error"] == "exit status 7"
     assert (await api.get(http, "/v1/tasks/a"))["state"] == "failed"
 
@@ -248,7 +248,7 @@ async def test_program_with_endless_output_is_ended_and_its_work_fails(
 ) -> None:
     monkeypatch.setattr(outcome, "MOST_BYTES", 100_000)
     async with running_tool(broker, tmp_path, sh("yes")):
-        (record,) = await done(http)
+        (record,) = await do_task(http)
     assert "too large for a result" in record["error"]
 
 
@@ -266,7 +266,7 @@ async def test_work_ends_with_its_program_and_leaves_no_child_process(
 ) -> None:
     monkeypatch.setattr("broker.programs.process._MOMENT_SECONDS", 0.2)
     async with asyncio.timeout(10), running_tool(broker, tmp_path, sh(script)):
-        (record,) = await done(http)
+        (record,) = await do_task(http)
     assert record["outcome"] == "succeeded"
     assert record["result"] == 1 or not is_alive(record["result"])
 
@@ -277,7 +277,7 @@ async def test_process_in_its_own_session_does_not_delay_the_work(
     monkeypatch.setattr("broker.programs.process._MOMENT_SECONDS", 0.2)
     code = "import subprocess; print(subprocess.Popen(['sleep', '60'], start_new_session=True).pid)"
     async with asyncio.timeout(10), running_tool(broker, tmp_path, resolve(["python3", "-c", code])):
-        (record,) = await done(http)
+        (record,) = await do_task(http)
     assert is_alive(record["result"])
     os.kill(record["result"], 9)
 
@@ -293,7 +293,7 @@ async def test_cancelled_program_and_its_children_have_time_to_end(
         f"trap 'sleep .3; echo bye >&2; touch {end}; exit' TERM; touch {mark}; while :; do sleep .05; done"
     )
     async with running_tool(broker, tmp_path, sh(f"sh -c {shlex.quote(child)} {pipes} & exec sleep 60")):
-        record = await cancelled(http, await begun(http, mark))
+        record = await cancel_work(http, await begin_work(http, mark))
     assert end.exists()
     assert ("bye" in messages(record)) is (pipes == "")
 
@@ -306,7 +306,7 @@ async def test_program_that_ignores_sigterm_is_killed(
     mark = tmp_path / "begun"
     script = f"echo $$ > {mark}.pid; mv {mark}.pid {mark}; {does}; while :; do sleep .02; done"
     async with running_tool(broker, tmp_path, sh(script), grace_seconds=grace):
-        record = await cancelled(http, await begun(http, mark))
+        record = await cancel_work(http, await begin_work(http, mark))
     assert record["outcome"] == "cancelled"
     assert not is_alive(int(mark.read_text()))
 
@@ -317,7 +317,7 @@ async def test_program_that_reports_constantly_can_be_cancelled(
     mark = tmp_path / "begun"
     script = f"while :; do echo still here >&2; touch {mark}; sleep .02; done"
     async with running_tool(broker, tmp_path, sh(script)):
-        record = await cancelled(http, await begun(http, mark))
+        record = await cancel_work(http, await begin_work(http, mark))
     assert record["outcome"] == "cancelled"
 
 
@@ -329,7 +329,7 @@ async def test_program_is_ended_at_its_timeout(
     mark = tmp_path / "begun"
     script = f"echo $$ > {mark}.pid; mv {mark}.pid {mark}; while :; do {report_line} sleep .02; done"
     async with running_tool(broker, tmp_path, sh(script)):
-        work = await begun(http, mark, timeout_seconds=0.3)
+        work = await begin_work(http, mark, timeout_seconds=0.3)
         await api.wait_for_state(http, f"/v1/work/{work}", "timed_out")
         await wait_until(lambda: not is_alive(int(mark.read_text())))
 
@@ -347,7 +347,7 @@ async def test_scratch_folders_are_kept_on_request(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path, keep: str, script: str, kept: bool
 ) -> None:
     async with running_tool(broker, tmp_path, sh(f"touch $BROKER_SCRATCH/trace; {script}"), keep=keep):
-        (record,) = await done(http)
+        (record,) = await do_task(http)
     folder = tmp_path / "t" / "kept" / record["work_id"]
     assert (folder / "trace").exists() is kept
     if record["error"]:
@@ -366,7 +366,7 @@ async def test_work_succeeds_even_if_the_program_damages_its_scratch_folder(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path, script: str, keep: str
 ) -> None:
     async with running_tool(broker, tmp_path, sh(script), keep=keep):
-        (record,) = await done(http)
+        (record,) = await do_task(http)
     assert record["outcome"] == "succeeded"
 
 
@@ -376,7 +376,7 @@ async def test_removed_scratch_folder_is_created_again(
     async with running_tool(
         broker, tmp_path / "root", sh(f"rm -r {tmp_path}/root; exit $((2 - BROKER_ATTEMPT))")
     ):
-        second, first = await done(http, max_attempts=2)
+        second, first = await do_task(http, max_attempts=2)
     assert (second["outcome"], first["outcome"]) == ("succeeded", "failed")
 
 
@@ -388,7 +388,7 @@ async def test_tool_waits_for_a_removed_program_and_continues(
     program = make_executable(tmp_path / "program")
     async with running_tool(broker, tmp_path, [str(program)]):
         program.rename(tmp_path / "away")
-        (record,) = await done(http)
+        (record,) = await do_task(http)
         assert "Cannot start the program: There is no program" in record["error"]
         assert str(program) in record["error"]
         assert (await http.post("/v1/tasks/a/retry")).status_code == 200
@@ -402,7 +402,7 @@ async def test_field_of_the_payload_becomes_an_argument(
 ) -> None:
     command = ["/usr/bin/env", "printf", '{"file": "%s", "n": %s}', "{file}", "{n}"]
     async with running_tool(broker, tmp_path, command):
-        (record,) = await done(http, '{"file": "a b; $(x).raw", "n": 1.10}')
+        (record,) = await do_task(http, '{"file": "a b; $(x).raw", "n": 1.10}')
     assert (record["outcome"], record["result"]) == ("succeeded", {"file": "a b; $(x).raw", "n": 1.10})
 
 
@@ -410,7 +410,7 @@ async def test_payload_without_the_field_fails_without_a_retry(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     async with running_tool(broker, tmp_path, ["/bin/echo", "{file}"]):
-        (record,) = await done(http, '{"files": []}', max_attempts=3)
+        (record,) = await do_task(http, '{"files": []}', max_attempts=3)
     assert (record["outcome"], record["error"]) == ("failed", "The payload has no field 'file'.")
 
 
@@ -420,7 +420,7 @@ async def test_process_group_of_a_program_is_ended_with_it(
     """Shells with job control and `timeout` create such groups."""
     script = f"set -m; sleep 600 & echo $! > {tmp_path}/other; wait"
     async with running_tool(broker, tmp_path, sh(script), grace_seconds=0.2):
-        (record,) = await done(http, timeout_seconds=0.5)
+        (record,) = await do_task(http, timeout_seconds=0.5)
         other = int((tmp_path / "other").read_text())
         assert record["outcome"] == "timed_out"
         await wait_until(lambda: not is_alive(other))

@@ -1,5 +1,5 @@
-"""Measure what the broker does on this machine, and next to each figure what the machine allows.
+"""Measure the broker and the limits of this machine.
 
-Each round measures a figure and its ceiling on the same database server. Compare their ratio: it depends much
-less on the machine, and on its other load, than the figures do.
+Each round measures a figure and its limit on the same database server. Compare their ratio, which depends
+much less on the machine and its other load than the figures do.
 """

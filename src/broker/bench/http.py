@@ -13,7 +13,7 @@ import msgspec
 
 
 class BenchError(Exception):
-    """The service did not do what the scenario measures, so the figures would mean nothing."""
+    """A measurement failed, so its figures would be wrong."""
 
 
 class HttpResponse(NamedTuple):

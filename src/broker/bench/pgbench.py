@@ -1,7 +1,7 @@
 r"""Measure the limit for SQL: pgbench runs the same statements as the service, and nothing else.
 
 The parameters of the statements (`:name`) are also variables of pgbench. A query before the statement sets
-them (`\gset`). As in the service, each statement is a transaction of its own.
+them (`\gset`). As in the service, each statement is a separate transaction.
 """
 
 import asyncio

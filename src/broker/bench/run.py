@@ -33,7 +33,7 @@ async def run(
     """Measure each scenario in a number of rounds, and show the number of completed rounds.
 
     Raises:
-        BenchError: The service did not do what a scenario measures.
+        BenchError: A measurement failed.
     """
     measured = []
     for name in names:

@@ -68,7 +68,7 @@ def _with_advice(error: BaseException | None) -> str:
 def migrated_database(settings: Settings) -> Iterator[Settings]:
     """Yield the settings with the URL of a database that has the current schema.
 
-    Without a `database_url`, the embedded PostgreSQL runs for as long as the block.
+    Without a `database_url`, the embedded PostgreSQL runs during the block.
 
     Raises:
         EmbeddedError: The embedded PostgreSQL cannot run.

@@ -19,6 +19,7 @@ Example:
 def retry(tasks: tuple[str, ...], *, url: str | None) -> None:
     """Retry failed tasks by their ids.
 
-    The broker counts their attempts from zero again. A task that has neither failed nor ended stays as it is.
+    The broker counts their attempts from zero again. A task that has neither failed nor ended stays
+    unchanged.
     """
     run_async(request_for_each_task, url, tasks, lambda handle: handle.retry())

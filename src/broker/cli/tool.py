@@ -46,7 +46,7 @@ Environment  The program gets the environment of this command without BROKER_KEY
              the work ends. TMPDIR is the same folder.
 Stopping     If the work is cancelled or times out, the program and its child processes get SIGTERM, and
              SIGKILL after --grace. Child processes that still run when the program ends are killed after
-             a second, unless they have a session of their own (setsid).
+             a second, unless they run in their own session (setsid).
 
 To stop the tool, use SIGTERM or Ctrl-C, or close its terminal. It then accepts no more work, lets its
 programs finish, and ends. A second signal kills the programs. If the tool itself was killed, its next start

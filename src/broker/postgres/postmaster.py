@@ -92,7 +92,7 @@ class Postmaster:
                     log.warning("waiting for a statement of a killed PostgreSQL to end")
 
     def stop(self) -> None:
-        """Stop the server: disconnect clients, and write what was committed to disk.
+        """Stop the server: disconnect clients, and write all commits to disk.
 
         A server that recovers from a crash is stopped with SIGQUIT. In a fast shutdown, PostgreSQL 18 may
         then wait forever for its own processes.

@@ -192,8 +192,8 @@ def _without_spurs(skeleton: Mask, shorter_than: int) -> Mask:
     branches = measure.label(skeleton & ~junctions, connectivity=2)
     sizes = np.bincount(branches.ravel())
     ends = np.unique(branches[skeleton & (neighbours == 1)])
-    beside = np.unique(branches[ndi.binary_dilation(junctions, NEIGHBOURS)])
-    spurs = [label for label in np.intersect1d(ends, beside) if label and sizes[label] < shorter_than]
+    adjacent = np.unique(branches[ndi.binary_dilation(junctions, NEIGHBOURS)])
+    spurs = [label for label in np.intersect1d(ends, adjacent) if label and sizes[label] < shorter_than]
     return np.asarray(morphology.skeletonize(skeleton & ~np.isin(branches, spurs)))
 
 
