@@ -1,4 +1,4 @@
-// Everything comes from the broker itself: the page works with no internet.
+// The page loads everything from the broker, so it works without internet access.
 window.ui = SwaggerUIBundle({
   spec: JSON.parse(document.getElementById("description").textContent),
   dom_id: "#swagger-ui",
