@@ -21,7 +21,7 @@ PAGES = sorted((ROOT / "docs").rglob("*.md"))
 @pytest.mark.parametrize("text", [page.read_text() for page in PAGES], ids=[page.stem for page in PAGES])
 async def test_every_block_of_a_page_runs(text: str, broker: Running, tmp_path: Path, data_dir: Path) -> None:
     if "broker backup" in text:
-        # What a service has made that ran before.
+        # `broker backup` needs the database of an earlier service.
         with EmbeddedPostgres(data_dir) as postgres:
             await migration.migrate(postgres.url())
     await markdown.run(text, tmp_path, broker.url, BROKER_DATA_DIR=str(data_dir))
@@ -32,7 +32,7 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
     assert markdown.broken_links(page) == []
 
 
-# What a load needs
+# The capacity program
 
 # Round costs, so that each result can be checked by hand.
 ROUND_COSTS = {

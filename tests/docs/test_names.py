@@ -26,7 +26,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_variable_that_a_page_names_exists(page: Path) -> None:
+def test_every_variable_named_in_a_page_exists(page: Path) -> None:
     named = set(re.findall(r"`(BROKER_[A-Z_]+)`", page.read_text()))
     assert named <= VARIABLES
 
@@ -37,7 +37,7 @@ def test_serve_help_describes_every_setting_once() -> None:
 
 
 @pytest.mark.parametrize("page", ["SECURITY.md", "docs/guarantees.md"])
-def test_every_test_that_a_page_names_exists(page: str) -> None:
+def test_every_test_named_in_a_page_exists(page: str) -> None:
     text = (ROOT / page).read_text()
     named = set(re.findall(r"`(test_\w+)`", text))
     existing = {

@@ -57,8 +57,8 @@ NAMES = {"answer", "answered", "answers", "form", "found", "much", "take", "ther
 
 #: Names of tests.
 TEST_NAMES = {
-    r"test_(of|what|who|whoever|whose|that|how|whether)_": "begin with the subject of the promise",
-    r".*_(told|tells|tell|anew|whoever|answer|answers|answered|heard|parked|parks|much|aught)(_|$)": (
+    r"\Atest_(of|what|who|whoever|whose|that|how|whether)_": "begin with the subject of the promise",
+    r"\A.*_(told|tells|tell|anew|whoever|answer|answers|answered|heard|parked|parks|much|aught)(_|$)": (
         "use the standard terms: response, returns, reports, waits"
     ),
 }
@@ -68,8 +68,14 @@ LONGEST_SENTENCE = 30
 
 _SUFFIXES = {".conf", ".css", ".html", ".ini", ".js", ".json", ".md", ".py", ".sh", ".toml", ".yaml", ".yml"}
 _NAMES_OF_FILES = {"Containerfile", "Makefile", "run"}
-# Other people's text, and files that programs make.
-_NOT_OURS = ("src/broker/web/dashboard/vendor/", "src/broker/web/docs/", "src/broker/web/help/")
+# Text of other people, files that programs generate, and examples of bad text.
+_EXCLUDED = (
+    "tests/support/plain_english.py",
+    "tests/test_style.py",
+    "src/broker/web/dashboard/vendor/",
+    "src/broker/web/docs/",
+    "src/broker/web/help/",
+)
 _CODE = re.compile(r"```.*?```|<!--.*?-->|`[^`\n]*`", re.DOTALL)
 
 
@@ -201,10 +207,9 @@ def files(*roots: Path) -> list[Path]:
     return [
         ROOT / name
         for name in listed
-        if not name.startswith(_NOT_OURS)
+        if not name.startswith(_EXCLUDED)
         and (Path(name).suffix in _SUFFIXES or Path(name).name in _NAMES_OF_FILES)
         and (ROOT / name).exists()
-        and ROOT / name != Path(__file__)
     ]
 
 
