@@ -36,10 +36,10 @@ async def test_an_assignment_wakes_only_its_tool(serve: Serve) -> None:
         work = (await broker.client.post("/v1/work", json={"task_id": "job", "tool_id": "a"})).json()
         async with asyncio.timeout(5):
             response = await woken
-        looks = [statement for statement in seen if "join sized w on w.tool_id" in statement]
+        reads = [statement for statement in seen if "join sized w on w.tool_id" in statement]
 
     assert [item["id"] for item in response.json()["items"]] == [work["id"]]
-    assert len(looks) == 1, "another request also read"
+    assert len(reads) == 1, "another request also read"
     assert not any(other.done() for other in others)
     for other in others:
         other.cancel()

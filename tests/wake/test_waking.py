@@ -48,41 +48,41 @@ async def listener(waiters: Waiters, database: str) -> AsyncIterator[Listener]:
     await listener.stop()
 
 
-class Look:
+class CountedState:
     """A state to read, which counts its reads."""
 
     def __init__(self) -> None:
-        self.state = ""
+        self.value = ""
         self.count = 0
-        self._looked = asyncio.Condition()
+        self._read = asyncio.Condition()
 
     async def __call__(self) -> str:
         self.count += 1
-        async with self._looked:
-            self._looked.notify_all()
-        return self.state
+        async with self._read:
+            self._read.notify_all()
+        return self.value
 
     async def times(self, count: int) -> None:
         """Wait until this number of reads."""
-        async with asyncio.timeout(steps.PATIENCE_SECONDS), self._looked:
-            await self._looked.wait_for(lambda: self.count >= count)
+        async with asyncio.timeout(steps.PATIENCE_SECONDS), self._read:
+            await self._read.wait_for(lambda: self.count >= count)
 
 
 @pytest.fixture
-def look() -> Look:
-    return Look()
+def state() -> CountedState:
+    return CountedState()
 
 
 Wait = Callable[..., "asyncio.Task[str]"]
 
 
 @pytest.fixture
-async def poll(waiters: Waiters, look: Look) -> AsyncIterator[Wait]:
+async def poll(waiters: Waiters, state: CountedState) -> AsyncIterator[Wait]:
     """Return a function that begins long polls."""
     begun = []
 
     def begin(seconds: float = LONG, key: str = "a", **given: object) -> "asyncio.Task[str]":
-        waiting = long_poll(waiters, look, until=bool, seconds=seconds, topic=TOOL, key=key, **given)
+        waiting = long_poll(waiters, state, until=bool, seconds=seconds, topic=TOOL, key=key, **given)
         begun.append(asyncio.create_task(waiting))
         return begun[-1]
 
@@ -172,83 +172,91 @@ async def test_the_register_removes_waiters_that_leave(waiters: Waiters) -> None
 # The long poll
 
 
-async def test_a_long_poll_without_a_wait_reads_once(poll: Wait, look: Look, waiters: Waiters) -> None:
+async def test_a_long_poll_without_a_wait_reads_once(
+    poll: Wait, state: CountedState, waiters: Waiters
+) -> None:
     assert await poll(0) == ""
-    assert (look.count, len(waiters)) == (1, 0)
+    assert (state.count, len(waiters)) == (1, 0)
 
 
-async def test_a_long_poll_returns_an_existing_result_at_once(poll: Wait, look: Look) -> None:
-    look.state = "work"
+async def test_a_long_poll_returns_an_existing_result_at_once(poll: Wait, state: CountedState) -> None:
+    state.value = "work"
     assert await within_patience(poll()) == "work"
-    assert look.count == 1
+    assert state.count == 1
 
 
-async def test_a_notification_lets_a_long_poll_read_again(poll: Wait, look: Look, waiters: Waiters) -> None:
+async def test_a_notification_lets_a_long_poll_read_again(
+    poll: Wait, state: CountedState, waiters: Waiters
+) -> None:
     waiting = poll()
-    await look.times(1)
+    await state.times(1)
     waiters.wake(TOOL, ["a"])
-    await look.times(2)
-    look.state = "work"
+    await state.times(2)
+    state.value = "work"
     waiters.wake(TOOL, ["a"])
     assert await within_patience(waiting) == "work"
-    assert look.count == 3
+    assert state.count == 3
 
 
 async def test_a_change_during_a_read_is_not_missed(waiters: Waiters, poll: Wait) -> None:
-    looks = []
+    reads = []
 
-    async def look() -> str:
-        looks.append("work" if looks else "")
-        if len(looks) == 1:
+    async def read_state() -> str:
+        reads.append("work" if reads else "")
+        if len(reads) == 1:
             # The change and its notification come after this read, but before it returns.
             waiters.wake(TOOL, ["a"])
-        return looks[-1]
+        return reads[-1]
 
-    waiting = long_poll(waiters, look, until=bool, seconds=LONG, topic=TOOL, key="a")
+    waiting = long_poll(waiters, read_state, until=bool, seconds=LONG, topic=TOOL, key="a")
     assert await within_patience(waiting) == "work"
-    assert len(looks) == 2
+    assert len(reads) == 2
 
 
-async def test_a_long_poll_reads_again_when_its_time_is_up(poll: Wait, look: Look) -> None:
+async def test_a_long_poll_reads_again_when_its_time_is_up(poll: Wait, state: CountedState) -> None:
     waiting = poll(0.05)
-    await look.times(1)
-    look.state = "just in time"
+    await state.times(1)
+    state.value = "just in time"
     assert await within_patience(waiting) == "just in time"
 
 
-async def test_a_long_poll_skips_the_last_read_if_changes_always_notify(poll: Wait, look: Look) -> None:
-    waiting = poll(0.05, look_last=False)
-    await look.times(1)
-    look.state = "the next request has it"
+async def test_a_long_poll_skips_the_last_read_if_changes_always_notify(
+    poll: Wait, state: CountedState
+) -> None:
+    waiting = poll(0.05, read_last=False)
+    await state.times(1)
+    state.value = "the next request has it"
     assert await within_patience(waiting) == ""
-    assert look.count == 1
+    assert state.count == 1
 
 
 async def test_a_release_ends_all_long_polls_and_prevents_new_waits(
-    poll: Wait, look: Look, waiters: Waiters
+    poll: Wait, state: CountedState, waiters: Waiters
 ) -> None:
     waiting = [poll(key=str(number)) for number in range(50)]
-    await look.times(50)
+    await state.times(50)
     waiters.release()
     assert await within_patience(asyncio.gather(*waiting)) == [""] * 50
     assert await within_patience(poll()) == ""
     assert len(waiters) == 0
 
 
-async def test_a_disconnected_client_ends_its_long_poll(poll: Wait, look: Look, waiters: Waiters) -> None:
+async def test_a_disconnected_client_ends_its_long_poll(
+    poll: Wait, state: CountedState, waiters: Waiters
+) -> None:
     left = asyncio.Event()
     waiting = poll(disconnected=left.wait)
-    await look.times(1)
+    await state.times(1)
     left.set()
     assert await within_patience(waiting) == ""
-    assert (look.count, len(waiters)) == (1, 0)
+    assert (state.count, len(waiters)) == (1, 0)
 
 
 async def test_a_finished_long_poll_leaves_no_task_and_no_waiter(
-    poll: Wait, look: Look, waiters: Waiters
+    poll: Wait, state: CountedState, waiters: Waiters
 ) -> None:
     before = asyncio.all_tasks()
-    look.state = "work"
+    state.value = "work"
     waiting = poll(disconnected=asyncio.Event().wait)
     await within_patience(waiting)
     await wait_until(lambda: nothing_but(before))
@@ -260,12 +268,12 @@ async def nothing_but(tasks: "set[asyncio.Task[object]]") -> bool:
 
 
 async def test_an_error_while_reading_ends_the_long_poll(waiters: Waiters) -> None:
-    async def look() -> str:
+    async def read_state() -> str:
         raise LookupError("no such tool")
 
     forever = asyncio.Event().wait
     with pytest.raises(LookupError):
-        await long_poll(waiters, look, until=bool, seconds=LONG, topic=TOOL, disconnected=forever)
+        await long_poll(waiters, read_state, until=bool, seconds=LONG, topic=TOOL, disconnected=forever)
     assert len(waiters) == 0
 
 
@@ -487,26 +495,26 @@ async def test_waiting_tools_hold_no_connection_and_only_the_assigned_one_reads(
     ids = [f"{number:02}" for number in range(40)]
     await steps.register(store, *ids)
     await steps.submit(store, "a")
-    looks: list[str] = []
+    reads: list[str] = []
 
     async def work_of(tool: str) -> list[Work]:
-        async def look() -> list[Work]:
+        async def read_state() -> list[Work]:
             assigned = await store.one(work.assigned_to, tool)
             assert assigned is not None
-            looks.append(tool)
+            reads.append(tool)
             return assigned.items
 
-        return await long_poll(waiters, look, until=bool, seconds=LONG, topic=TOOL, key=tool)
+        return await long_poll(waiters, read_state, until=bool, seconds=LONG, topic=TOOL, key=tool)
 
     async def all_wait() -> bool:
-        return len(looks) == len(waiters) == 40 and store.engine.pool.checkedout() == 0
+        return len(reads) == len(waiters) == 40 and store.engine.pool.checkedout() == 0
 
     waiting = {tool: asyncio.create_task(work_of(tool)) for tool in ids}
     await wait_until(all_wait)
     [made] = await steps.assign_all(store, ("a", "17"))
     async with asyncio.timeout(steps.PATIENCE_SECONDS):
         assert await waiting["17"] == [made]
-    assert looks[40:] == ["17"]
+    assert reads[40:] == ["17"]
     assert store.engine.pool.checkedout() == 0
     waiters.release()
     await asyncio.gather(*waiting.values())

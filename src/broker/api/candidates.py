@@ -49,7 +49,7 @@ class CandidatesController(Controller):
         skips one. Remarks and lease renewals are not changes.
         """
 
-        async def look() -> Candidates:
+        async def read_state() -> Candidates:
             if not access.caller.roles.isdisjoint(("assigner", "admin")):
                 await service.attendance.note()
             return await service.store.read_one(candidates.read, candidates.CandidatesRequest(cursor, limit))
@@ -58,5 +58,5 @@ class CandidatesController(Controller):
             return bool(page.tasks or page.tools or page.more)
 
         return await wait_for(
-            request, service, access, look, until=has_any, wait=wait, topic=CANDIDATES, look_last=False
+            request, service, access, read_state, until=has_any, wait=wait, topic=CANDIDATES, read_last=False
         )

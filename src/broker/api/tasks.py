@@ -242,13 +242,15 @@ async def _read(
 ) -> Task:
     id_of(task_id, TaskNotFound)
 
-    async def look() -> Task:
+    async def read_state() -> Task:
         return await _find(service, task_id)
 
     def has_ended(task: Task) -> bool:
         return TASK_STATES[task.state].final
 
-    return await wait_for(request, service, access, look, until=has_ended, wait=wait, topic=TASK, key=task_id)
+    return await wait_for(
+        request, service, access, read_state, until=has_ended, wait=wait, topic=TASK, key=task_id
+    )
 
 
 async def _remove(task_id: str, service: Service, *, force: bool) -> Response[None]:

@@ -141,7 +141,7 @@ class WorkController(Controller):
         version: int | None = after_version
         is_minimal = prefers_minimal(request)
 
-        async def look() -> work.TracedWork:
+        async def read_state() -> work.TracedWork:
             read = work.status if is_minimal else work.with_reports
             if (seen := await service.store.read(read, id_)) is None:
                 raise WorkNotFound
@@ -156,7 +156,7 @@ class WorkController(Controller):
             request,
             service,
             access,
-            look,
+            read_state,
             until=has_changed,
             wait=wait,
             topic=WORK,

@@ -26,16 +26,16 @@ async def wait_for(
     request: Request[Any, Any, Any],
     service: Service,
     access: Access,
-    look: Callable[[], Awaitable[State]],
+    read_state: Callable[[], Awaitable[State]],
     *,
     until: Callable[[State], bool],
     wait: float | None,
     topic: str,
     key: str = "",
-    look_last: bool = True,
+    read_last: bool = True,
     tool: str | None = None,
 ) -> State:
-    """Wait until there is something to return, or the time is up. Return the last result of `look`.
+    """Wait until there is something to return, or the time is up. Return the last result of `read_state`.
 
     Meanwhile the broker renews the lease of the waiting `tool`. After the wait, the function checks the
     caller's access again. `long_poll` describes the other arguments.
@@ -50,19 +50,19 @@ async def wait_for(
     if beat is not None:
         service.presence.note(beat)
     if not seconds:
-        return await look()
+        return await read_state()
     service.wait_limits.acquire(access.client)
     if beat is not None:
         service.presence.arrive(beat)
     try:
         state = await long_poll(
             service.waiters,
-            look,
+            read_state,
             until=until,
             seconds=seconds,
             topic=topic,
             key=key,
-            look_last=look_last,
+            read_last=read_last,
             disconnected=partial(wait_for_disconnect, request.receive),
         )
     finally:
@@ -86,7 +86,7 @@ async def next_work(
     has_looked = False
     beat = access.caller.beat(tool_id)
 
-    async def look() -> list[Work] | None:
+    async def read_state() -> list[Work] | None:
         nonlocal has_looked
         assigned = await service.store.read_one(work.assigned_to, tool_id)
         if beat.token_hash and (assigned is None or assigned.token_hash != beat.token_hash):
@@ -110,12 +110,12 @@ async def next_work(
         request,
         service,
         access,
-        look,
+        read_state,
         until=_is_final,
         wait=wait,
         topic=TOOL,
         key=tool_id,
-        look_last=False,
+        read_last=False,
         tool=tool_id if access.acts_as_tool else None,
     )
 

@@ -129,13 +129,13 @@ def _watched(connection: Connection, patience_seconds: float) -> Iterator[Connec
     loop = asyncio.get_running_loop()
     info = connection.info
     info[_BEGAN] = time.monotonic()
-    timer = loop.call_later(patience_seconds, lambda: look())  # noqa: PLW0108 - it is defined below
+    timer = loop.call_later(patience_seconds, lambda: check())  # noqa: PLW0108 - it is defined below
 
-    def look() -> None:
+    def check() -> None:
         nonlocal timer
         left = info[_BEGAN] + patience_seconds - time.monotonic()
         if left > 0:
-            timer = loop.call_later(left, look)
+            timer = loop.call_later(left, check)
         else:
             driver.terminate()
 

@@ -11,13 +11,13 @@ State = TypeVar("State")
 
 async def long_poll(
     waiters: Waiters,
-    look: Callable[[], Awaitable[State]],
+    read_state: Callable[[], Awaitable[State]],
     *,
     until: Callable[[State], bool],
     seconds: float,
     topic: str,
     key: str = "",
-    look_last: bool = True,
+    read_last: bool = True,
     disconnected: Callable[[], Awaitable[object]] | None = None,
 ) -> State:
     """Read the state until there is something to return, or the time is up.
@@ -26,12 +26,12 @@ async def long_poll(
 
     Args:
         waiters: The register of waiting requests.
-        look: Reads the current state. It holds no connection between two calls.
+        read_state: Reads the current state. It holds no connection between two calls.
         until: Returns whether a state is worth returning.
         seconds: The maximum time to wait. With 0, read once.
         topic: The channel of the notifications.
         key: The id to wait for, or empty for any.
-        look_last: Whether to read again when the time is up, because the state may change without a
+        read_last: Whether to read again when the time is up, because the state may change without a
             notification.
         disconnected: Returns when the client has disconnected.
 
@@ -46,13 +46,13 @@ async def long_poll(
             watch.add_done_callback(waiter.wake)
         try:
             while True:
-                state = await look()
+                state = await read_state()
                 remaining = end - loop.time()
                 if until(state) or remaining <= 0 or waiters.released:
                     return state
                 was_woken = await waiter.wait(remaining)
                 has_left = watch is not None and watch.done()
-                if has_left or waiters.released or not (was_woken or look_last):
+                if has_left or waiters.released or not (was_woken or read_last):
                     return state
         finally:
             if watch is not None:
