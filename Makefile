@@ -23,11 +23,11 @@ test: $(VENV)/.installed-test ## Run the tests
 test-all: $(VENV)/.installed-test ## Run all tests, including the slow ones (about 20 minutes)
 	@BROKER_TEST_THOROUGH=1 $(PYTEST) -m 'not alone'
 
-# The tests of the HTTP interface.
+# The tests of the HTTP API.
 HTTP_TESTS := tests/access tests/api tests/http tests/life_cycle tests/background/test_upkeep.py \
   tests/postgres/test_pooler.py tests/telemetry/test_metrics.py tests/web/test_pages.py
 
-test-pooler: $(VENV)/.installed-test ## Run the tests of the HTTP interface through PgBouncer in transaction mode
+test-pooler: $(VENV)/.installed-test ## Run the tests of the HTTP API through PgBouncer in transaction mode
 	@BROKER_TEST_POOLER=1 BROKER_TEST_ENGINES=required $(PYTEST) $(HTTP_TESTS)
 
 test-uvicorn-next: $(VENV)/.installed-test ## Run the tests of the connections with the newest uvicorn

@@ -1,6 +1,6 @@
 """The broker works through PgBouncer in transaction mode, with fewer connections than the broker has.
 
-`make test-pooler` runs all tests of the HTTP interface in this way.
+`make test-pooler` runs all tests of the HTTP API in this way.
 """
 
 import asyncio

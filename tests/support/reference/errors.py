@@ -14,7 +14,7 @@ def page() -> str:
     by_code = groupby(classes, key=lambda error: error.code)
     return layout.page(
         "Error codes",
-        "Every error of the HTTP interface is a problem document (RFC 9457, `application/problem+json`) with"
+        "Every error of the HTTP API is a problem document (RFC 9457, `application/problem+json`) with"
         " the fields `type`, `title`, `status`, `detail`, `instance` and `code`. Programs should look at"
         " `code`, which does not change. `detail` is a sentence for people.",
         "[Troubleshooting](../operate/troubleshooting.md) starts from what you see.",

@@ -1,4 +1,4 @@
-"""The page of the HTTP interface, from the OpenAPI document."""
+"""The page of the HTTP API, from the OpenAPI document."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,7 +18,7 @@ def page() -> str:
         create_app(create_service(Settings(database_url="postgresql://nobody@127.0.0.1/none")))
     )
     return layout.page(
-        "HTTP interface",
+        "HTTP API",
         "The running service shows the same information at `/docs`, where you can send requests, and as an"
         " OpenAPI document at `/openapi.json`.",
         "## Conventions",
