@@ -53,7 +53,7 @@ Examples:
     default=5.0,
     show_default=True,
     type=click.FloatRange(0.2, 600),
-    help="How many seconds to measure, in scenarios that measure for a time.",
+    help="The duration of each measurement, in seconds, in scenarios that measure for a time.",
 )
 @click.option(
     "--share",

@@ -108,7 +108,7 @@ def create(roles: tuple[Role, ...], name: str | None, replace: bool, url: str | 
     click.echo(key)
 
 
-@keys.command("list")
+@keys.command("list", epilog="\b\nExample:\n  broker keys list")
 @_url
 def list_(url: str | None) -> None:
     """List the keys with their roles and times.
@@ -129,7 +129,7 @@ def list_(url: str | None) -> None:
         click.echo(line)
 
 
-@keys.command()
+@keys.command(epilog="\b\nExample:\n  broker keys revoke xrd")
 @click.argument("name")
 @_url
 def revoke(name: str, url: str | None) -> None:
