@@ -32,7 +32,7 @@ from broker.background.event_stream import EventStream
 from broker.background.presence import Attendance, Presence
 from broker.background.upkeep import Upkeep
 from broker.http import problems
-from broker.http.body import BodyOrNothing, JsonBodies
+from broker.http.body import JsonBodies, JsonRequest
 from broker.http.guards import access_of
 from broker.http.options import options_response
 from broker.http.parameters import check_query
@@ -173,7 +173,7 @@ def create_app(service: Service) -> Litestar:
         },
         exception_handlers={HTTPException: handle_error, Exception: handle_error},
         before_request=_before_request,
-        request_class=BodyOrNothing,
+        request_class=JsonRequest,
         request_max_body_size=service.settings.max_body_bytes,
         plugins=[JsonBodies()],
         # broker.http.openapi generates the document.

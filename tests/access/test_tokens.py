@@ -179,7 +179,7 @@ async def test_without_keys_a_token_needs_no_further_statements_in_the_life_cycl
         "POST /v1/work/WORK/reports",
         "POST /v1/work/WORK/complete",
     ):
-        await broker.server.service.keyring.know(asyncio.get_running_loop().time())
+        await broker.server.service.keyring.load(asyncio.get_running_loop().time())
         with recorded_statements(broker) as seen:
             assert (await send(http, request_, pair.work, token)).status_code < 300
         assert not [each for each in seen if each.startswith(LOOKUPS)], request_

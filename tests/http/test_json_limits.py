@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from broker.errors import BadRequest, MalformedJson, ValidationFailed
 from broker.http import decoders, json_limits
-from broker.http.body import decode, decoded
+from broker.http.body import decode, decode_async
 from broker.schemas.tasks import NewTask, NewTasks
 from broker.schemas.values import Request
 from broker.settings import Settings
@@ -91,7 +91,7 @@ def test_depth_does_not_depend_on_the_size_of_the_steps(value: Any, step: int, m
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_limits, "STEP_BYTES", step)
         patch.setattr(json_limits, "_PAUSE_SECONDS", 0)
-        message = json_limits._look_closely(json.dumps(value).encode(), most)
+        message = json_limits._check_in_steps(json.dumps(value).encode(), most)
     assert (message is None) == (depth_of(value) <= most)
 
 
@@ -185,20 +185,20 @@ def test_field_of_a_lone_surrogate_is_reported_after_any_text(quotes: int) -> No
 
 async def test_small_body_does_not_wait_for_huge_bodies(monkeypatch: pytest.MonkeyPatch) -> None:
     has_begun, may_end = threading.Event(), threading.Event()
-    problems = json_limits.problems
+    find_problems = json_limits.find_problems
 
     def wait_in_huge(request: Request, *others: Any) -> Iterator[Any]:
         assert isinstance(request, NewTask)
         if request.id == "huge":
             has_begun.set()
             assert may_end.wait(20)
-        return problems(request, *others)
+        return find_problems(request, *others)
 
-    monkeypatch.setattr(json_limits, "problems", wait_in_huge)
+    monkeypatch.setattr(json_limits, "find_problems", wait_in_huge)
 
     def task(id_: str, size: int) -> Coroutine[Any, Any, Request]:
         body = json.dumps({"id": id_, "needs": 1, "payload": "x" * size}).encode()
-        return decoded(body, NewTask, LIMITS)
+        return decode_async(body, NewTask, LIMITS)
 
     huge = [asyncio.create_task(task("huge", 2**20)) for _ in range(4)]
     try:

@@ -265,7 +265,8 @@ def limits_of_process(limits: tuple[int, int], wanted: int) -> tuple[list[int], 
         "import resource; from broker.telemetry import logs;"
         "from broker.server.connections import Connections;"
         f"from broker.settings import Settings; resource.setrlimit(resource.RLIMIT_NOFILE, {limits});"
-        f"logs.configure(); shared = Connections(Settings(max_connections={wanted})); shared.make_room();"
+        f"logs.configure(); shared = Connections(Settings(max_connections={wanted}));"
+        "shared.raise_file_limit();"
         "print(shared.most, *resource.getrlimit(resource.RLIMIT_NOFILE))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

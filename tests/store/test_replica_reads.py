@@ -97,7 +97,7 @@ async def test_lists_never_use_a_connection_of_the_life_cycle(
         used.append(statement)
 
     # Background parts use these connections, so stop them.
-    await service.keyring.know()
+    await service.keyring.load()
     for part in (service.upkeep, service.presence, service.sweep):
         await part.stop()
     engine = service.store.engine.sync_engine

@@ -62,7 +62,7 @@ class Caller(Struct, frozen=True, kw_only=True):
     token: Token | None = None
 
     @property
-    def is_anybody(self) -> bool:
+    def is_anonymous(self) -> bool:
         """True if no keys exist, so that every request is allowed."""
         return self.key is None and self.tool_id is None
 
@@ -73,7 +73,7 @@ class Caller(Struct, frozen=True, kw_only=True):
 
 
 #: The caller while no keys exist.
-ANYBODY = Caller(roles=frozenset(ROLES))
+ANONYMOUS = Caller(roles=frozenset(ROLES))
 
 
 def new_key() -> str:
@@ -149,13 +149,13 @@ class Keyring:
 
     async def _refresh(self, now: float) -> None:
         try:
-            await self.know(now - FRESH_SECONDS)
+            await self.load(now - FRESH_SECONDS)
         except Unavailable:
             # While the database is unreachable, keep accepting keys that were valid a moment ago.
             if now - self._read_at > _STALE_SECONDS:
                 raise
 
-    async def know(self, since: float = -math.inf) -> None:
+    async def load(self, since: float = -math.inf) -> None:
         """Read the keys, unless they were read since a given time.
 
         Concurrent requests share one query.
@@ -192,7 +192,7 @@ class Keyring:
     async def _of_key(self, digest: bytes) -> Caller:
         if digest not in self._keys:
             # The key may have been created just now.
-            await self.know(asyncio.get_running_loop().time())
+            await self.load(asyncio.get_running_loop().time())
         if (caller := self._keys.get(digest)) is None:
             raise Unauthenticated
         if digest not in self._used:
@@ -216,10 +216,10 @@ class Keyring:
         Without this check, two programs with the same tool id would both do its work.
         """
         if bearer is None or not bearer.startswith(_TOKEN):
-            return ANYBODY
+            return ANONYMOUS
         token = _token_in(bearer)
         registered_by = None if fenced else await self._registrar_of(token)
-        return Caller(roles=ANYBODY.roles, token=token, registered_by=registered_by)
+        return Caller(roles=ANONYMOUS.roles, token=token, registered_by=registered_by)
 
     async def _of_token(self, bearer: str) -> Caller:
         token = _token_in(bearer)

@@ -6,7 +6,7 @@ from litestar.status_codes import HTTP_200_OK, HTTP_503_SERVICE_UNAVAILABLE
 
 from broker.errors import BrokerError, DatabaseTrouble
 from broker.http.guards import anyone
-from broker.http.parameters import also
+from broker.http.parameters import extra_response
 from broker.schemas.health import Alive, Ready
 from broker.service import Service
 from broker.store import schema_version
@@ -27,7 +27,7 @@ class HealthController(Controller):
         "/ready",
         guards=[anyone],
         responses={
-            HTTP_503_SERVICE_UNAVAILABLE: also(Ready, "The service is not ready. The failed check says why.")
+            HTTP_503_SERVICE_UNAVAILABLE: extra_response(Ready, "Not ready. The failed check says why.")
         },
     )
     async def ready(self, service: NamedDependency[Service]) -> Response[Ready]:

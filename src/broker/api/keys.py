@@ -61,4 +61,4 @@ class KeysController(Controller):
 async def _read_keys(service: Service) -> None:
     """Read the keys again after a change. Other processes do so within two seconds."""
     with contextlib.suppress(Unavailable):
-        await service.keyring.know(asyncio.get_running_loop().time())
+        await service.keyring.load(asyncio.get_running_loop().time())

@@ -9,7 +9,7 @@ from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED, HTTP_202_ACCEPT
 
 from broker.errors import Forbidden, TaskEnded, TaskNotFound
 from broker.http.guards import ALL, OWN, Access, allow, allow_task, last_segment
-from broker.http.parameters import After, Force, Limit, Wait, also, id_of, json_parameter
+from broker.http.parameters import After, Force, Limit, Wait, extra_response, id_of, json_parameter
 from broker.http.waiting import wait_for
 from broker.schemas.states import TASK_STATES, LiveTaskState
 from broker.schemas.tasks import (
@@ -50,7 +50,7 @@ class TasksController(Controller):
     @post(
         fast_path=True,
         guards=[allow(submitter=OWN)],
-        responses={HTTP_200_OK: also(Task, "A task with this id exists already. Nothing has changed.")},
+        responses={HTTP_200_OK: extra_response(Task, "A task with this id exists. Nothing has changed.")},
     )
     async def submit(
         self,
@@ -142,7 +142,7 @@ class TasksController(Controller):
         status_code=HTTP_204_NO_CONTENT,
         guards=[_MAY_CHANGE],
         responses={
-            HTTP_202_ACCEPTED: also(None, "The task is running. The broker has asked its tool to stop.")
+            HTTP_202_ACCEPTED: extra_response(None, "The task is running. The broker asks its tool to stop.")
         },
         errors=[TaskNotFound],
     )
@@ -164,7 +164,7 @@ class TasksController(Controller):
         access: NamedDependency[Access],
         wait: Wait = None,
     ) -> Task:
-        """Read a task whose id is also a path of the API."""
+        """Read a task whose id is extra_response a path of the API."""
         return await _read(request, last_segment(request.scope), service, access, wait)
 
     @delete(_RESERVED_IDS, status_code=HTTP_204_NO_CONTENT, include_in_schema=False, guards=[_MAY_CHANGE])
@@ -174,7 +174,7 @@ class TasksController(Controller):
         service: NamedDependency[Service],
         force: Force = False,
     ) -> Response[None]:
-        """Delete a task whose id is also a path of the API."""
+        """Delete a task whose id is extra_response a path of the API."""
         return await _remove(last_segment(request.scope), service, force=force)
 
     @get("/{task_id:str}/explain", guards=[_MAY_READ], errors=[TaskNotFound])

@@ -12,7 +12,7 @@ from msgspec.structs import asdict
 from broker.access.keyring import hashed, new_secret, token_of
 from broker.errors import Forbidden, ToolBusy, ToolNotFound
 from broker.http.guards import ALL, OWN, Access, allow, allow_tool, void_token
-from broker.http.parameters import After, Force, Limit, Wait, also, id_of
+from broker.http.parameters import After, Force, Limit, Wait, extra_response, id_of
 from broker.http.waiting import next_work
 from broker.schemas.states import ToolState
 from broker.schemas.tools import Heartbeat, NewTool, RegisteredTool, ToolChange, ToolPage, ToolStatus
@@ -33,7 +33,7 @@ class ToolsController(Controller):
     @post(
         guards=[allow(tool=OWN)],
         responses={
-            HTTP_200_OK: also(RegisteredTool, "The tool was registered before. Its old token is void.")
+            HTTP_200_OK: extra_response(RegisteredTool, "The tool existed already. Its old token is void.")
         },
     )
     async def register(

@@ -19,7 +19,7 @@ from broker.errors import (
 )
 from broker.http.ended_work import ended_record, work_has_ended
 from broker.http.guards import ALL, OWN, Access, allow, allow_work
-from broker.http.parameters import After, Limit, TaskIdFilter, ToolIdFilter, Wait, also, work_id_of
+from broker.http.parameters import After, Limit, TaskIdFilter, ToolIdFilter, Wait, extra_response, work_id_of
 from broker.http.waiting import prefers_minimal, wait_for
 from broker.schemas.candidates import AssignedPair, AssignedPairs, Pair, Pairs, PairStatus
 from broker.schemas.states import WORK_STATES, WorkState
@@ -82,7 +82,7 @@ class WorkController(Controller):
         tags=["The assigner"],
         fast_path=True,
         guards=[allow(assigner=ALL)],
-        responses={HTTP_200_OK: also(Work, "The tool has the task already.")},
+        responses={HTTP_200_OK: extra_response(Work, "The tool has the task already.")},
         errors=[*_REFUSALS.values()],
     )
     async def assign(self, data: JSONBody[Pair], service: NamedDependency[Service]) -> Response[Work]:
@@ -198,7 +198,7 @@ class WorkController(Controller):
         "/{work_id:str}/reports",
         fast_path=True,
         guards=[_MAY_DO],
-        responses={HTTP_200_OK: also(Reported, "A report with this id exists already.")},
+        responses={HTTP_200_OK: extra_response(Reported, "A report with this id exists already.")},
         errors=[WorkNotFound, WorkEnded],
         returns_trace=True,
     )

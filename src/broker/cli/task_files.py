@@ -43,7 +43,7 @@ def check_task(task: TaskInput) -> TaskInput:
     """Return a task. If every broker would refuse it, raise an error that names its place in the input."""
     try:
         body = msgspec.json.encode(task.fields)
-        problem = next(json_limits.problems(_new_task.decode(body), _WIDEST), None)
+        problem = next(json_limits.find_problems(_new_task.decode(body), _WIDEST), None)
     except RecursionError:
         raise _bad(task.where, "is nested too deeply") from None
     except msgspec.ValidationError as error:

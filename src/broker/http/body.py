@@ -29,8 +29,8 @@ from broker.errors import (
     ValidationFailed,
 )
 from broker.http import json_limits
-from broker.http.body_errors import MOST_PARTS, explain, field_at, located, plainly
-from broker.http.decoders import counted, decoder, once, read
+from broker.http.body_errors import MOST_PARTS, explain, field_at, readable_message, to_field_error
+from broker.http.decoders import decoder, read, with_counter, without_duplicates
 from broker.schemas.problems import FieldError
 from broker.schemas.values import Request
 from broker.settings import Settings
@@ -46,7 +46,7 @@ _thread = ThreadPoolExecutor(1, thread_name_prefix="bodies")
 _thread_for_huge = ThreadPoolExecutor(1, thread_name_prefix="huge bodies")
 
 
-class BodyOrNothing(Connection[Any, Any, Any]):
+class JsonRequest(Connection[Any, Any, Any]):
     """A request whose missing body counts as an empty object, so that fields get their defaults."""
 
     # The decoded body if it is large. `body` decodes it in a thread.
@@ -66,7 +66,7 @@ class BodyOrNothing(Connection[Any, Any, Any]):
         if len(body) > _AT_ONCE and self.decoded is None:
             _check_media_type(self)
             kind = self.route_handler.parsed_fn_signature.parameters["data"].annotation
-            self.decoded = await decoded(body, kind, self.app.state.service.settings)
+            self.decoded = await decode_async(body, kind, self.app.state.service.settings)
         if time.monotonic() - began > FRESH_SECONDS:
             await self.route_handler.authorize_connection(self)
         return body
@@ -88,7 +88,7 @@ class JsonBodies(SerializationPlugin):
 
 class _JsonBody(AbstractDTO[Any]):
     def decode_bytes(self, value: bytes) -> Any:
-        request = cast("BodyOrNothing", self.asgi_connection)
+        request = cast("JsonRequest", self.asgi_connection)
         if request.decoded is not None:
             return request.decoded
         _check_media_type(request)
@@ -117,7 +117,7 @@ def _check_media_type(request: Connection[Any, Any, Any]) -> None:
         raise UnsupportedEncoding
 
 
-async def decoded(body: bytes, kind: type[Request], limits: Settings) -> Request:
+async def decode_async(body: bytes, kind: type[Request], limits: Settings) -> Request:
     """Decode a body like `decode`, without blocking the event loop or smaller bodies."""
     if len(body) <= _AT_ONCE:
         return decode(body, kind, limits)
@@ -133,7 +133,7 @@ def decode(body: bytes, kind: type[Request], limits: Settings) -> Request:
         ValidationFailed: A field is invalid; the error lists every invalid field.
     """
     if len(body) > _AT_ONCE:
-        kind = counted(kind)
+        kind = with_counter(kind)
     try:
         request = _decoded(body, kind)
     except RecursionError:
@@ -141,12 +141,12 @@ def decode(body: bytes, kind: type[Request], limits: Settings) -> Request:
         raise ValidationFailed(
             [FieldError(field=field_at(body, depth=limits.max_depth), message=message)]
         ) from None
-    if problems := list(islice(json_limits.problems(request, limits), _MOST_ERRORS)):
+    if problems := list(islice(json_limits.find_problems(request, limits), _MOST_ERRORS)):
         raise ValidationFailed(problems)
-    return _decoded(_on_one_line(body), kind) if b"\n" in body or b"\r" in body else request
+    return _decoded(_without_line_breaks(body), kind) if b"\n" in body or b"\r" in body else request
 
 
-def _on_one_line(body: bytes) -> bytes:
+def _without_line_breaks(body: bytes) -> bytes:
     """Return JSON without line breaks. JSON has them only between its tokens.
 
     The broker returns values unchanged, and an export has one record per line. The function works in steps.
@@ -161,18 +161,18 @@ def _decoded(body: bytes, kind: type[Request]) -> Request:
     deduplicated = body
     try:
         if len(body) > _AT_ONCE:
-            deduplicated = once(body, kind)
+            deduplicated = without_duplicates(body, kind)
         request: Request = read(deduplicated, kind)
     except msgspec.ValidationError as error:
-        _well_formed(body)
+        _check_well_formed(body)
         is_short = len(body) <= _AT_ONCE or deduplicated is not body or body.count(b":") <= MOST_PARTS
         explained = list(islice(explain(deduplicated, kind), _MOST_ERRORS)) if is_short else []
-        raise ValidationFailed(explained or [located(error)]) from None
+        raise ValidationFailed(explained or [to_field_error(error)]) from None
     except msgspec.DecodeError as error:
         if lone := json_limits.lone_surrogate(body):
             field = FieldError(field=field_at(body, offset=lone), message=json_limits.LONE_SURROGATE)
             raise ValidationFailed([field]) from None
-        raise _malformed(error) from None
+        raise _malformed_json(error) from None
     return request
 
 
@@ -196,13 +196,13 @@ def _check_utf8(body: bytes) -> None:
         start = end
 
 
-def _well_formed(body: bytes) -> None:
+def _check_well_formed(body: bytes) -> None:
     """Refuse a body that is not JSON after its first wrong type, where the decoder stops."""
     try:
         decoder(Raw).decode(body)
     except msgspec.DecodeError as error:
-        raise _malformed(error) from None
+        raise _malformed_json(error) from None
 
 
-def _malformed(error: msgspec.DecodeError) -> MalformedJson:
-    return MalformedJson(f"The body is not valid JSON: {plainly(error)}.")
+def _malformed_json(error: msgspec.DecodeError) -> MalformedJson:
+    return MalformedJson(f"The body is not valid JSON: {readable_message(error)}.")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Raw
 
-from broker.http.decoders import TOO_LONG, decoder, hints, item_type, raw_struct, read
+from broker.http.decoders import TOO_LONG, decoder, field_types, item_type, raw_struct, read
 from broker.schemas.problems import FieldError
 from broker.schemas.values import Request
 
@@ -34,7 +34,7 @@ def explain(body: bytes, kind: type[Request], path: str = "") -> Iterator[FieldE
     except msgspec.ValidationError:
         yield FieldError(field=path.rstrip(".") or "body", message="is not an object")
         return
-    fields = hints(kind)
+    fields = field_types(kind)
     for name in members.keys() - fields.keys():
         yield FieldError(field=path + name[:_MOST_CHARACTERS], message="is not a field of this request")
     for field in msgspec.structs.fields(kind):
@@ -65,7 +65,7 @@ def _explain_field(value: bytes, hint: Any, path: str) -> Iterator[FieldError]:
                 has_item_errors = True
                 yield problem
         if not has_item_errors:
-            yield located(error, path)
+            yield to_field_error(error, path)
 
 
 def _items(value: bytes, hint: Any) -> list[Raw]:
@@ -79,14 +79,14 @@ def _items(value: bytes, hint: Any) -> list[Raw]:
     return items
 
 
-def located(error: msgspec.ValidationError, path: str = "") -> FieldError:
+def to_field_error(error: msgspec.ValidationError, path: str = "") -> FieldError:
     """Return an error of the decoder as a field and a message.
 
     Args:
         error: The error.
         path: The field that the decoder decoded. Empty for the whole body.
     """
-    message = plainly(error)
+    message = readable_message(error)
     _, _, place = str(error).partition(" - at `$")
     if message.startswith(TOO_LONG.lower()):
         # The list is wrong, not the item where the decoder stopped.
@@ -94,7 +94,7 @@ def located(error: msgspec.ValidationError, path: str = "") -> FieldError:
     return FieldError(field=(path + place.strip("`")).lstrip(".") or "body", message=message)
 
 
-def plainly(error: Exception) -> str:
+def readable_message(error: Exception) -> str:
     """Return the message of the decoder, without the position, to be read after the name of a field."""
     message = str(error).partition(" - at ")[0]
     message = message.removeprefix("JSON is malformed: ")[:_MOST_CHARACTERS]

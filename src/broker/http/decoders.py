@@ -30,7 +30,7 @@ def read(value: bytes | Raw, kind: Any) -> Any:
 
 
 @cache
-def hints(kind: type[Request]) -> dict[str, Any]:
+def field_types(kind: type[Request]) -> dict[str, Any]:
     """Return the fields of a request with their types and constraints."""
     return get_type_hints(kind, include_extras=True)
 
@@ -54,12 +54,12 @@ _items_decoded = _Items()
 
 
 @cache
-def counted(kind: type[Request]) -> type[Request]:
+def with_counter(kind: type[Request]) -> type[Request]:
     """Return a variant of a request struct whose decoder stops when a list exceeds its maximum length.
 
     A usual decoder checks the length only after it has decoded all items, possibly millions.
     """
-    for name, hint in hints(kind).items():
+    for name, hint in field_types(kind).items():
         item = item_type(hint)
         if item is not None:
             counting: Any = _counting(item, _most(hint))
@@ -68,14 +68,14 @@ def counted(kind: type[Request]) -> type[Request]:
     return kind
 
 
-def once(body: bytes, kind: type[Request]) -> bytes:
+def without_duplicates(body: bytes, kind: type[Request]) -> bytes:
     """Return a body without duplicate members. The last member with a name replaces the others.
 
     The decoder checks every member, which takes seconds if a body repeats millions of them.
 
     Args:
         body: The JSON text.
-        kind: A type that `counted` returned.
+        kind: A type that `with_counter` returned.
 
     Raises:
         msgspec.ValidationError: The request has an unknown field, or a list has too many items.
@@ -86,16 +86,16 @@ def once(body: bytes, kind: type[Request]) -> bytes:
 @cache
 def raw_struct(kind: type[Request]) -> type[msgspec.Struct]:
     """Return a struct with the same fields. Each is any JSON value or absent. It ignores unknown fields."""
-    return _struct_of(kind, dict.fromkeys(hints(kind), Raw), is_strict=False)
+    return _struct_of(kind, dict.fromkeys(field_types(kind), Raw), is_strict=False)
 
 
 @cache
 def _raw_struct_with_items(kind: type[Request]) -> type[msgspec.Struct]:
     fields: dict[str, Any] = {}
-    for name, hint in hints(kind).items():
+    for name, hint in field_types(kind).items():
         fields[name] = Raw
         if item := item_type(hint):
-            raw_item = _struct_of(item, dict.fromkeys(hints(item), Raw), is_strict=True)
+            raw_item = _struct_of(item, dict.fromkeys(field_types(item), Raw), is_strict=True)
             fields[name] = list[_counting(raw_item, _most(hint))]  # type: ignore[misc]
     return _struct_of(kind, fields, is_strict=True)
 

@@ -26,7 +26,7 @@ from msgspec import Struct
 from broker.access.ownership import FRESH_SECONDS
 from broker.errors import Stopping
 from broker.http import problems
-from broker.http.body import BodyOrNothing, decoded
+from broker.http.body import JsonRequest, decode_async
 from broker.http.guards import Allow
 from broker.http.path_templates import PathTemplates
 from broker.schemas.limits import LONGEST_WAIT_SECONDS, MOST_ON_PAGE
@@ -119,7 +119,7 @@ class FastPath:
                 began = time.monotonic()
                 if (body := await _read_body(receive)) is None:
                     return
-                data = await decoded(body or b"{}", route.body, self._service.settings)
+                data = await decode_async(body or b"{}", route.body, self._service.settings)
                 if time.monotonic() - began > FRESH_SECONDS:
                     access = await route.guard.admit(self._service, scope, arguments)
                 arguments["data"] = data
@@ -129,7 +129,7 @@ class FastPath:
             if "trace_context" in route.arguments:
                 arguments["trace_context"] = TraceContext.of(scope["headers"])
             if "request" in route.arguments:
-                arguments["request"] = BodyOrNothing(scope, receive, send)
+                arguments["request"] = JsonRequest(scope, receive, send)
             handle: Callable[..., Awaitable[Any]] = route.handler.fn
             start, content = _messages(await handle(**arguments), route.status)
             has_started = True

@@ -51,7 +51,8 @@ class Access(Struct, frozen=True, kw_only=True):
         caller: The caller.
         reach: The things that the request may be about.
         bearer: The key or token of the request. It may become void while the request waits.
-        client: The client for rate limits: a key together with its tools or, without keys, an address.
+        client: The client that the limits of waiting requests count: a key with its tools or, without keys,
+            an address.
         tool: The tool, if it made the request about itself or its work.
         fenced: Whether the SQL statement of the request refuses a void token.
     """
@@ -118,7 +119,7 @@ class Allow:
         headers = {name: value for name, value in scope["headers"] if name in _RELEVANT_HEADERS}
         bearer = _bearer(headers.get(b"authorization", b""))
         caller = await service.keyring.caller(bearer, fenced=self._is_fenced)
-        if caller.is_anybody:
+        if caller.is_anonymous:
             refuse_others(headers)
             tool = await self._tool_without_keys(service, caller, scope, path)
             return _access_without_keys(caller, bearer, (scope["client"] or ("",))[0], tool, self._is_fenced)
@@ -192,7 +193,7 @@ async def check_again(service: Service, access: Access, *, at_once: bool = False
         Unauthenticated: The key was revoked, or the token is void.
     """
     if at_once:
-        await service.keyring.know(asyncio.get_running_loop().time())
+        await service.keyring.load(asyncio.get_running_loop().time())
         if access.caller.token is not None:
             service.owners.forget_tool(access.caller.token.tool_id)
     await service.keyring.caller(access.bearer, fenced=access.fenced and not at_once)

@@ -57,10 +57,10 @@ STEP_BYTES = 128 * 1024
 # In a pause between steps, the event loop gets the interpreter lock at once.
 _PAUSE_SECONDS = 0.0005
 
-_anything = msgspec.json.Decoder(Raw)
+_raw_decoder = msgspec.json.Decoder(Raw)
 
 
-def problems(request: Request, limits: Settings, path: str = "") -> Iterator[FieldError]:
+def find_problems(request: Request, limits: Settings, path: str = "") -> Iterator[FieldError]:
     """Yield the invalid values of a request.
 
     Args:
@@ -75,7 +75,7 @@ def problems(request: Request, limits: Settings, path: str = "") -> Iterator[Fie
             continue
         if kind is list:
             for place, item in enumerate(value):
-                yield from problems(item, limits, f"{path}{name}[{place}].")
+                yield from find_problems(item, limits, f"{path}{name}[{place}].")
         elif isinstance(value, Raw):
             if message := json_problem(bytes(value), limits, matched=name in _MATCHED):
                 yield FieldError(field=path + name, message=message)
@@ -121,9 +121,9 @@ def json_problem(value: bytes, limits: Settings, *, matched: bool) -> str | None
     """
     if matched and len(value) > limits.max_match_bytes:
         return f"is {len(value)} bytes long, and the limit is {limits.max_match_bytes}"
-    if _is_plain(value, limits.max_depth):
+    if _is_certainly_valid(value, limits.max_depth):
         return None
-    return _look_closely(value, limits.max_depth)
+    return _check_in_steps(value, limits.max_depth)
 
 
 def lone_surrogate(body: bytes) -> int | None:
@@ -131,14 +131,14 @@ def lone_surrogate(body: bytes) -> int | None:
     try:
         # Without the spaces, the decoder may report a truncated input, because it expects the other
         # surrogate.
-        _anything.decode(body + b" " * 6)
+        _raw_decoder.decode(body + b" " * 6)
     except msgspec.DecodeError as error:
         if place := _SURROGATE_ERROR.search(str(error)):
             return int(place[1]) - 1
     return None
 
 
-def _is_plain(value: bytes, max_depth: int) -> bool:
+def _is_certainly_valid(value: bytes, max_depth: int) -> bool:
     """Return whether a short value is certainly valid. A long one never is."""
     size = len(value)
     if size > STEP_BYTES or b"\\u0000" in value:
@@ -149,7 +149,7 @@ def _is_plain(value: bytes, max_depth: int) -> bool:
     return not _may_hold_large_number(value)
 
 
-def _look_closely(value: bytes, max_depth: int) -> str | None:
+def _check_in_steps(value: bytes, max_depth: int) -> str | None:
     """Check well-formed JSON in steps. Return an error message, or None if it is valid."""
     depth = digits = in_string = 0
     end_of_text = number = b""

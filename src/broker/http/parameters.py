@@ -57,7 +57,7 @@ Until = Annotated[
 ]
 
 
-def also(body: type | None, description: str) -> ResponseSpec:
+def extra_response(body: type | None, description: str) -> ResponseSpec:
     """Return an additional response of an operation, for the OpenAPI document."""
     return ResponseSpec(body, description=description)
 

@@ -82,7 +82,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening, and log the URL."""
-        self.server_state.make_room()
+        self.server_state.raise_file_limit()
         if self._parent is not None:
             asyncio.get_running_loop().add_reader(self._parent, self._stop_without_parent)
         await super().startup(sockets)
@@ -96,7 +96,7 @@ class Server(uvicorn.Server):
 
     async def _warn_if_open(self) -> None:
         with contextlib.suppress(Unavailable):
-            await self.service.keyring.know()
+            await self.service.keyring.load()
             if self.service.keyring.is_open:
                 log.warning(
                     "no keys exist, every program on this machine has full access",

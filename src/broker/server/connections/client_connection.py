@@ -239,9 +239,9 @@ class ClientConnection(TimedConnection):
         elif self._complete is not self.scope:
             self._unset_keepalive_if_required()
             if not self._since:
-                self._expect()
+                self._start_send_deadline()
         elif self._current is not None and self.timeout_keep_alive_task is None:
-            # The rest of a body is missing whose response was already sent.
+            # The response was already sent, but the rest of the body is missing.
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
@@ -282,7 +282,7 @@ class ClientConnection(TimedConnection):
         elif not self.transport.is_closing():
             self.transport.write(problems.last_response(error, self.scope["path"] if has_begun else ""))
             self.transport.write_eof()
-            self._leave(LINGER_SECONDS)
+            self._start_last_deadline(LINGER_SECONDS)
 
     def _cycles(self) -> list[Cycle]:
         """Return all requests of the connection. A request may appear twice."""

@@ -39,7 +39,7 @@ class Connections(ServerState):
         self.body_bytes = 0
         self._held: dict[Holder, int] = {}
 
-    def make_room(self) -> None:
+    def raise_file_limit(self) -> None:
         """Raise the limit of open files to the required number, or accept fewer connections."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         needed = self.settings.max_connections + _OTHER_FILES

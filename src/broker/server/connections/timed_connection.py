@@ -17,7 +17,7 @@ class TimedConnection(HttpToolsProtocol):
     """A uvicorn connection that is closed when the client misses a deadline."""
 
     # uvicorn's attributes use up the number of keys that the dicts of instances can share.
-    __slots__ = ("_is_leaving", "_seconds_to_read", "_shared", "_since", "_stuck_since", "_unsent")
+    __slots__ = ("_is_ending", "_seconds_to_read", "_shared", "_since", "_stuck_since", "_unsent")
 
     def __init__(
         self,
@@ -33,12 +33,12 @@ class TimedConnection(HttpToolsProtocol):
         # The time since when the client has read nothing (0 if not checked), and the allowed duration.
         self._stuck_since = self._seconds_to_read = 0.0
         self._unsent = -1
-        self._is_leaving = False
+        self._is_ending = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the deadline for the first request."""
         super().connection_made(transport)
-        self._expect()
+        self._start_send_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
@@ -49,17 +49,17 @@ class TimedConnection(HttpToolsProtocol):
 
     def eof_received(self) -> None:
         """Close the connection after the client has read the unsent data."""
-        self._leave(self._shared.settings.send_timeout_seconds)
+        self._start_last_deadline(self._shared.settings.send_timeout_seconds)
 
     def pause_writing(self) -> None:
         """Start the deadline for reading, because the client reads more slowly than the server writes."""
         super().pause_writing()
-        self._give_to_read(self._shared.settings.send_timeout_seconds)
+        self._start_read_deadline(self._shared.settings.send_timeout_seconds)
 
     def resume_writing(self) -> None:
         """End the deadline for reading, because the client has read."""
         super().resume_writing()
-        if not self._is_leaving:
+        if not self._is_ending:
             self._stuck_since = 0.0
 
     def timeout_keep_alive_handler(self) -> None:
@@ -86,25 +86,25 @@ class TimedConnection(HttpToolsProtocol):
         if not self._since and not self._stuck_since:
             self._shared.timed.discard(self)
 
-    def _expect(self) -> None:
+    def _start_send_deadline(self) -> None:
         """Start the deadline for sending."""
         self._since = self.loop.time()
         self._shared.timed.add(self)
 
-    def _give_to_read(self, seconds: float) -> None:
+    def _start_read_deadline(self, seconds: float) -> None:
         """Start the deadline for reading. The client may read nothing for this many seconds."""
         self._stuck_since, self._seconds_to_read, self._unsent = self.loop.time(), seconds, -1
         self._shared.timed.add(self)
 
-    def _leave(self, seconds: float) -> None:
+    def _start_last_deadline(self, seconds: float) -> None:
         """Start the last deadline for reading, before the connection ends."""
-        self._is_leaving = True
-        self._give_to_read(seconds)
+        self._is_ending = True
+        self._start_read_deadline(seconds)
 
     def _close(self) -> None:
         """Close the connection after the client has read the unsent data."""
         self.transport.close()
-        self._leave(self._shared.settings.send_timeout_seconds)
+        self._start_last_deadline(self._shared.settings.send_timeout_seconds)
 
     def _seconds_allowed(self) -> float:
         """Return the seconds that the client has to send the rest of a request."""
