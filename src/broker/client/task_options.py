@@ -18,8 +18,9 @@ class TaskOptions(TypedDict, total=False):
             `timed_out`. Default: no limit.
         max_attempts: The maximum number of attempts, from 1 to 1,000. After that many unsuccessful attempts,
             the task has failed. Default: 3.
-        retry_backoff_seconds: The delay before the second attempt, in seconds. Each later delay is longer
-            than the one before. Default: 1.
+        retry_backoff_seconds: The maximum delay before the second attempt, in seconds. Each delay is random,
+            at least half of its maximum. The maximum doubles with each further attempt, up to one day. 0
+            means no delay. Default: 1.
     """
 
     priority: int
