@@ -21,11 +21,7 @@ class LateResult(Struct, kw_only=True):
 
 
 class ArchiveRecord(Struct, kw_only=True):
-    """The complete record of one attempt.
-
-    A task that ends while it has no work also leaves a record. Its `tool`, `tool_id` and `assigned_at` are
-    null.
-    """
+    """The complete record of one attempt, or of a task that ended without work."""
 
     work_id: WorkId
     task_id: TaskId

@@ -19,7 +19,7 @@ EndsAs = Annotated[
     ),
 ]
 SentResult = Annotated[
-    JSON, Meta(description="The result. Any JSON value; the broker returns exactly this text.")
+    JSON, Meta(description="The result: any JSON value. The broker returns exactly this text.")
 ]
 SentError = Annotated[
     Text | None, Meta(description="The reason why the attempt did not succeed, for people.")

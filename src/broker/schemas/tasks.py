@@ -37,10 +37,7 @@ MaxAttempts = Annotated[
         ge=1, le=MOST_ATTEMPTS, description="After this many attempts without success the task is `failed`."
     ),
 ]
-TimeoutSeconds = Annotated[
-    float,
-    Meta(gt=0, le=31_536_000, description="If an attempt runs longer, the broker ends it as `timed_out`."),
-]
+TimeoutSeconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 BackoffSeconds = Annotated[
     float,
     Meta(

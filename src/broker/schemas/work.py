@@ -28,7 +28,7 @@ CancelRequested = Annotated[
     bool, Meta(description="True if the broker has asked the tool to stop this work.")
 ]
 AttemptNumber = Annotated[int, Meta(description="Number of this attempt at the task. The first is 1.")]
-Progress = Annotated[float, Meta(ge=0, le=1, description="Completed fraction of the work: 0 to 1.")]
+Progress = Annotated[float, Meta(ge=0, le=1)]
 LastProgress = Annotated[
     float | None,
     Meta(description="Completed fraction of the work, 0 to 1, from the last report that had it."),
@@ -80,7 +80,7 @@ class NewReport(Request, kw_only=True):
     ] = None
     message: Annotated[Text | None, Meta(description="A message for people.")] = None
     data: Annotated[
-        JSON, Meta(description="Data for programs. Any JSON value; the broker returns exactly this text.")
+        JSON, Meta(description="Data for programs: any JSON value. The broker returns exactly this text.")
     ] = NULL_DEFAULT
 
 

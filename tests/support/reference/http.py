@@ -1,5 +1,6 @@
 """The page of the HTTP API, from the OpenAPI document."""
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -148,11 +149,8 @@ def _default(schema: Document) -> str:
     if "default" not in schema:
         return ""
     value = schema["default"]
-    shown = (
-        {None: "null", True: "true", False: "false"}.get(value, value)
-        if not isinstance(value, list)
-        else "[]"
-    )
+    # JSON names, but texts without quotes.
+    shown = value if isinstance(value, str) else json.dumps(value)
     return f" (default {code(shown)})"
 
 
