@@ -91,7 +91,9 @@ async def test_without_keys_a_void_token_is_refused_and_changes_nothing(
 
 
 @pytest.mark.parametrize("request_", ["start", "reports", "complete"])
-async def test_void_token_is_refused_before_the_outcome_of_the_work_is_read(http: httpx.AsyncClient, request_: str) -> None:
+async def test_void_token_is_refused_before_the_outcome_of_the_work_is_read(
+    http: httpx.AsyncClient, request_: str
+) -> None:
     pair = await add_running_work(http)
     void = (await add_tool(http, resume=True))["token"]
     await add_tool(http)

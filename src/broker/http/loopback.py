@@ -22,7 +22,7 @@ _CACHED = 1_024
 _LOCAL_ONLY = (
     "This service has no keys, so it accepts requests only from its own machine, addressed to localhost or"
     " 127.0.0.1. It refuses web pages and proxies that come from elsewhere. To accept other clients, create"
-    " keys with `broker keys create`."
+    " keys with `broker keys create`, see /help/operate/keys/."
 )
 
 
