@@ -36,12 +36,12 @@ class Settings(Struct, frozen=True, kw_only=True):
         database_password_file: A file with the password of the database. The broker adds the password to URLs
             that have a user and no password.
         listen_url: The URL of PostgreSQL itself. Set it if BROKER_DATABASE_URL is the URL of a pooler in
-            transaction mode, which does not pass on notifications. `broker migrate` and `broker keys` also
-            use it.
+            transaction mode, because such a pooler does not forward notifications. `broker migrate` and
+            `broker keys` also use this URL.
         read_url: The URL of a standby. The broker reads lists of tasks and the archive from it, so they may
             be slightly out of date. While the standby does not respond, the broker reads from the primary.
-        data_dir: The folder of the embedded PostgreSQL. The default for root is /var/lib/broker. For other
-            users it is the folder broker in $XDG_DATA_HOME, or ~/.local/share/broker.
+        data_dir: The folder of the embedded PostgreSQL. If not set, root uses /var/lib/broker. Other users
+            use $XDG_DATA_HOME/broker or, if XDG_DATA_HOME is not set, ~/.local/share/broker.
         admin_key: A key with the role admin that is not stored in the database. Use at least 20 random
             characters.
         admin_key_file: A file with the admin key. Set either this or BROKER_ADMIN_KEY.
@@ -50,35 +50,37 @@ class Settings(Struct, frozen=True, kw_only=True):
             process. If BROKER_READ_URL is set, the broker opens the same number to the standby. Events and
             statistics have one more connection each. Other requests do not use these connections.
         read_timeout_seconds: The maximum duration of a database statement for lists, exports and dashboards,
-            in seconds. If it is exceeded, the request gets 503. At most BROKER_DATABASE_TIMEOUT_SECONDS.
+            in seconds. If a statement takes longer, the request gets 503. If
+            BROKER_DATABASE_TIMEOUT_SECONDS is shorter, that limit applies.
         database_timeout_seconds: The maximum duration of a database statement, in seconds. If the statement
             takes longer, or the database does not respond for this long, the request gets 503.
         group_commit: Let requests that arrive at the same time share a transaction. `broker bench` compares
             this with one transaction per request.
-        max_connections: The maximum number of client connections at a time. Further ones get 503. At most 200
-            fewer than the number of files that the process may open.
-        header_timeout_seconds: The maximum time for a client to send the headers of a request, in seconds. If
-            it is exceeded, the request gets 408.
-        body_timeout_seconds: The maximum time for a client to send a request body, in seconds, plus a second
-            for every 1,000 bytes received. If it is exceeded, the request gets 408.
+        max_connections: The maximum number of client connections at a time. Further ones get 503. If the
+            process may open fewer files than this number plus 200, the broker lowers the number.
+        header_timeout_seconds: The maximum time for a client to send the headers of a request, in seconds. A
+            slower request gets 408.
+        body_timeout_seconds: The maximum time for a client to send a request body, in seconds. The broker
+            adds a second for every 1,000 bytes that it has received. A slower request gets 408.
         send_timeout_seconds: How long a client may stop reading a response before the broker closes the
             connection, in seconds.
-        max_body_bytes: Maximum request body size in bytes. Larger requests get 413.
-        max_body_bytes_in_all: The maximum total size in bytes of the request bodies that the broker has not
-            responded to yet. A request that exceeds it gets 503.
+        max_body_bytes: The maximum size of a request body, in bytes. Larger requests get 413.
+        max_body_bytes_in_all: The maximum total size, in bytes, of all request bodies without a response yet.
+            A request that exceeds it gets 503.
         max_depth: The maximum nesting depth of a JSON value. The value itself counts as one level.
-        max_match_bytes: The maximum size of `needs`, and that of `skills`, in bytes.
+        max_match_bytes: The maximum size of `needs` and of `skills`, in bytes each.
         max_text_chars: The maximum length of a text (message, error or remark), in characters.
-        max_waits_per_client: The maximum number of long polls of one client at a time. Further ones get 429.
-            A client is a key with its tools or, while there are no keys, an address.
-        max_waits: The maximum number of long polls of all clients at a time, per process. Further ones get
-            503.
-        fallback_seconds: The maximum time until a waiting request checks the database again without a
-            notification, in seconds. Random jitter shortens it by up to half.
+        max_waits_per_client: The maximum number of waiting requests (long polls and event streams) of one
+            client at a time, per process. Further ones get 429. A client is a key with its tools or, while
+            there are no keys, an address.
+        max_waits: The maximum number of waiting requests (long polls and event streams) of all clients at a
+            time, per process. Further ones get 503.
+        fallback_seconds: If a waiting request gets no notification for this long, in seconds, the broker
+            checks the database for it. The broker shortens each of these pauses at random, by up to half.
         probe_seconds: The interval at which the broker checks that notifications arrive, in seconds.
         archive_retention_days: The minimum number of days for which the archive keeps a record. The broker
-            deletes records by the month in which their work was assigned. If not set, it keeps them
-            permanently.
+            deletes all records of a month together, so it keeps some of them longer. The month is that of the
+            assignment. If not set, the archive keeps all records permanently.
         log_level: The lowest level of messages that the broker logs: debug, info, warning or error.
         access_log: Log each request when the broker responds, with its id, status and duration.
         shutdown_seconds: The maximum time for writes in progress to finish when the broker stops, in seconds.

@@ -211,7 +211,7 @@ async def test_every_event_matches_its_description(http: httpx.AsyncClient) -> N
         event_type = EVENTS_BY_NAME[name]
         assert msgspec.to_builtins(msgspec.convert(data, event_type)).keys() == data.keys()
         assert event_type.__name__ in document["components"]["schemas"]
-        assert f"`{name}`: a `{event_type.__name__}`." in described["description"]
+        assert f"`{name}` (data: `{event_type.__name__}`)." in described["description"]
 
 
 EVENTS_BY_NAME = {

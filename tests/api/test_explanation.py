@@ -123,9 +123,9 @@ NONE = ToolsByState(available=0)
         (
             facts(tools=ToolsByState(0, busy=3, offline=1)),
             "no_tool_available",
-            "Of 4 tools: 3 busy, 1 offline.",
+            "Registered: 3 busy, 1 offline.",
         ),
-        (facts(tools=ToolsByState(0, draining=1)), "no_tool_available", "Of 1 tool: 1 draining."),
+        (facts(tools=ToolsByState(0, draining=1)), "no_tool_available", "Registered: 1 draining."),
         (facts(tools=ToolsByState(1)), "waiting_for_assigner", "1 tool is available"),
         (facts(tools=ToolsByState(2)), "waiting_for_assigner", "2 tools are available"),
         (facts(before=0), "waiting_for_assigner", "No other task comes first."),
@@ -254,7 +254,7 @@ async def test_unavailable_tools_are_counted_by_state(
     for tool, change in (("busy", {"capacity": 1}), ("d1", {"draining": True}), ("d2", {"draining": True})):
         await http.patch(f"/v1/tools/{tool}", json=change)
     await sql.execute("update tools set offline = true where id in ('gone', 'd2')")
-    assert await detail_of(http) == "No tool is available. Of 4 tools: 1 busy, 1 draining, 2 offline."
+    assert await detail_of(http) == "No tool is available. Registered: 1 busy, 1 draining, 2 offline."
 
 
 async def test_the_detail_counts_the_tasks_that_come_first(http: httpx.AsyncClient) -> None:

@@ -161,13 +161,13 @@ async def test_assigner_uses_the_functions_of_the_user_and_stops_at_once(
         logged = await assigner.stop(signal.SIGINT)
         assert time.monotonic() - started_at < 2
     first, *others = logged
-    assert (first["event"], first["broker"]) == ("assigning", broker.url)
+    assert (first["event"], first["broker"]) == ("assigner started", broker.url)
     assert (first["match"], first["rank"], first["aging_seconds"]) == ("lab:fits", "lab:speed", None)
     # The signal may come before the response about the last task.
     assert sum(line["tasks"] for line in others if line["event"] == "assigned") in (10, 11)
-    [passed_over] = [line for line in others if line["event"] == "needs passed over"]
-    assert passed_over["needs"] == '{"gpu": 8}'
-    assert passed_over["passed_by"] in (10, 11)
+    [overtaken] = [line for line in others if line["event"] == "needs overtaken"]
+    assert overtaken["needs"] == '{"gpu": 8}'
+    assert overtaken["passed_by"] in (10, 11)
 
 
 async def test_assigner_logs_its_count_at_a_bounded_rate(

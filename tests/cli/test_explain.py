@@ -37,7 +37,7 @@ async def test_explain_says_why_a_task_waits_and_what_to_do(
     assert result.status == 0
     assert result.err == ""
     assert result.out.startswith("a: available, no_assigner\nNo assigner has ever asked for tasks")
-    assert "Assigner last asked       never" in result.out
+    assert "Last assigner request     never" in result.out
     assert "  Start an assigner  broker assign\n" in result.out
 
 
@@ -89,7 +89,8 @@ async def test_explain_removes_control_characters_from_a_remark(
 @pytest.mark.parametrize("task", ["unknown", "../x", "a/b", "..", ""])
 async def test_error_about_an_unknown_task_names_it(broker: Running, task: str) -> None:
     result = await run(broker.url, "explain", task)
-    assert result == (1, "", f"Error: There is no task {task!r}, neither live nor in the archive.\n")
+    message = f"No task has the id {task!r}, and the archive has no record of it. Check the id."
+    assert result == (1, "", f"Error: {message}\n")
 
 
 @pytest.mark.parametrize(

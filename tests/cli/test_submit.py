@@ -371,7 +371,9 @@ async def test_message_shows_how_to_wait_again_for_a_task_without_a_chosen_id(
 ) -> None:
     ended = await run(broker.url, "submit", "--needs", "1", "--within", "0.2", **key)
     [id_] = ids(await live_tasks(http))
-    assert f"curl{header} '{broker.url}/v1/tasks/ID?wait=60', where ID is\n{id_}\n" in ended.err
+    assert (
+        f"curl{header} '{broker.url}/v1/tasks/ID?wait=60', with one of these ids as ID:\n{id_}\n" in ended.err
+    )
 
 
 async def test_task_continues_after_ctrl_c(broker: Running, http: httpx.AsyncClient) -> None:

@@ -49,8 +49,8 @@ def test_skills_satisfy_needs(skills: Any, needs: Any, met: bool) -> None:
 @pytest.mark.parametrize(
     ("needs", "message"),
     [
-        ({"gpu": 2}, 'no keyword among their keys ("gpu")'),
-        ({"title": "a printer", "can": "print"}, 'no keyword among their keys ("title", "can")'),
+        ({"gpu": 2}, 'no key ("gpu")'),
+        ({"title": "a printer", "can": "print"}, 'no key ("title", "can")'),
         ("print", "an object, true or false"),
         ('{"type": "string"}', "an object, true or false"),
         (["print"], "an object, true or false"),

@@ -113,7 +113,7 @@ async def test_a_statement_that_an_operator_cancels_is_503(database: str, sql: a
             await sql.execute(
                 "select pg_cancel_backend(pid) from pg_locks where not granted and pid <> pg_backend_pid()"
             )
-            with pytest.raises(DatabaseTrouble, match="cannot do this now"):
+            with pytest.raises(DatabaseTrouble, match="cannot work now"):
                 await beat
         assert store.troubles.causes(of_service=True) == ["a statement was cancelled (SQLSTATE 57014)"]
 

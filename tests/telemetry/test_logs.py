@@ -55,7 +55,7 @@ async def test_the_access_log_has_a_line_for_each_request(database: str) -> None
             await complete(http, pair.work)
             await http.get("/v1/tasks/none")
         log = await asyncio.to_thread(lines, process)
-    ours = [line for line in about(log, "request") if line["request_id"] == "mine"]
+    ours = [line for line in about(log, "request handled") if line["request_id"] == "mine"]
     seen = [(line["method"], line["path"], line["status"]) for line in ours]
     assert ("POST", "/v1/tasks", 201) in seen
     assert ("POST", f"/v1/work/{pair.work}/start", 200) in seen
@@ -64,7 +64,7 @@ async def test_the_access_log_has_a_line_for_each_request(database: str) -> None
     assert {line["work_id"] for line in ours if "work_id" in line} == {pair.work}
     assert "none" in {line.get("task_id") for line in ours}
     # Requests without an id have got one.
-    assert all(line["request_id"] for line in about(log, "request"))
+    assert all(line["request_id"] for line in about(log, "request handled"))
 
 
 async def test_the_default_log_has_only_endings_that_no_client_requested(
@@ -78,7 +78,7 @@ async def test_the_default_log_has_only_endings_that_no_client_requested(
             lost = await add_assigned_work(http, "lost")
             await http.delete("/v1/tools/t?force=true")
         log = await asyncio.to_thread(lines, process)
-    assert not about(log, "request")
+    assert not about(log, "request handled")
     [line] = about(log, "work ended")
     assert (line["outcome"], line["work_id"], line["task_id"]) == ("lost", lost.work, "lost")
 

@@ -180,12 +180,12 @@ async def test_the_queue_shows_when_an_assigner_last_asked(
         return row(drawn(await TopReader(connection).read(10)), "Queue")
 
     await sql.execute("delete from assigner")
-    assert await queue() == "Queue empty; no assigner has ever asked"
+    assert await queue() == "Queue empty; no assigner has ever asked for tasks"
     await sql.execute("insert into assigner (seen_at) values (now() - interval '125 s')")
-    assert re.fullmatch("Queue empty; no assigner has asked for 2 min \\d+ s", await queue())
+    assert re.fullmatch("Queue empty; no assigner has asked for tasks for 2 min \\d+ s", await queue())
     await sql.execute("update assigner set seen_at = now()")
     await add_task(http)
-    assert await queue() == "Queue the oldest has waited for 0 s; an assigner asked 0 s ago"
+    assert await queue() == "Queue the oldest has waited for 0 s; an assigner asked for tasks 0 s ago"
 
 
 async def test_a_snapshot_of_two_thousand_tools_needs_four_requests(

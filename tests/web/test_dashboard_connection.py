@@ -94,7 +94,7 @@ async def test_the_page_reconnects_after_a_restart_of_the_broker(database: str, 
     async with running_broker(settings, port) as second:
         await add_tool(second.client, "meanwhile")
         await expect(visited.page.locator(".tile").filter(has_text="meanwhile")).to_be_visible()
-        await expect(visited.page.locator(".state")).to_have_text("Live")
+        await expect(visited.page.locator(".state")).to_have_text("Connected")
         visited.problems.clear()
         await context.__aexit__(None, None, None)
 

@@ -187,7 +187,7 @@ class Keyring:
         self._read_at = began
         if stored_keys and self.is_open:
             self.is_open = False
-            log.info("found keys, every request now needs one")
+            log.info("first key found, every request needs a key now")
 
     async def _of_key(self, digest: bytes) -> Caller:
         if digest not in self._keys:

@@ -80,8 +80,8 @@ class ArchiveController(Controller):
     ) -> Stream:
         """Export the archive records, newest first, one JSON record per line.
 
-        The broker streams any number of records. A complete response ends with the last chunk of the chunked
-        encoding. If the connection is lost before, this chunk is missing.
+        The number of records has no limit. A complete response ends with the last chunk of the chunked
+        encoding. If the connection is lost before that, this chunk is missing.
         """
         which = _filter(access, task_id, tool_id, outcome, since, until)
 
@@ -121,7 +121,7 @@ class ArchiveController(Controller):
     async def remove(self, work_id: FromPath[str], service: NamedDependency[Service]) -> None:
         """Delete an archive record permanently.
 
-        If the record ended its task, the broker then no longer knows the task.
+        If the attempt ended its task, the broker forgets the task, too.
         """
         if not await service.store.one(archive.delete, work_id_of(work_id)):
             raise WorkNotFound
@@ -137,9 +137,9 @@ class ArchiveController(Controller):
     ) -> ArchiveRecord:
         """Accept a late result as the result of the task.
 
-        A tool may complete work as `succeeded` after the broker has ended it. The record keeps this result as
-        `late`. An operator can accept it while the task waits for another attempt or is `failed`. The record
-        and the task are then `succeeded`.
+        A tool may complete work as `succeeded` after the broker has ended the work. The record keeps this
+        late result as `late`. While the task waits for another attempt or is `failed`, an operator can accept
+        the result. The record and the task are then `succeeded`.
         """
         accepted = await service.store.one(acceptance.accept, work_id_of(work_id))
         if accepted.record is None:

@@ -45,8 +45,8 @@ class CandidatesController(Controller):
         """Read the available tasks and tools.
 
         Without a cursor, the response has all of them, page by page. With the cursor of the last response, it
-        has those that became available or changed since. A candidate may appear twice, but the broker never
-        skips one. Remarks and lease renewals are not changes.
+        has those that became available or changed after that response. The broker may return a candidate
+        twice, but it never omits one. Remarks and lease renewals are not changes.
         """
 
         async def read_state() -> Candidates:

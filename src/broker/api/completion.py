@@ -60,8 +60,8 @@ class CompletionController(Controller):
     ) -> Completed:
         """Complete work.
 
-        The broker moves the work with its reports to the archive, and the tool has free capacity again. To
-        repeat the request with the same outcome is safe and returns the same record. With
+        The broker moves the work with its reports to the archive, and the tool has free capacity again. You
+        can safely repeat the request with the same outcome: it returns the same record. With
         `next_wait_seconds`, the request then waits for the next work of the tool.
         """
         id_ = work_id_of(work_id)

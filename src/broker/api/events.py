@@ -110,6 +110,6 @@ class EventsController(Controller):
         sending, and may combine several changes. To know the complete state, start the stream first, then
         read the lists. A client that reconnects with `Last-Event-ID` gets the events that it missed. If this
         is not possible, it gets `resync`: it must read the lists again. A client also gets `resync` if it
-        reads too slowly or if too much changes at once. An id may come without an event.
+        reads too slowly or if too much changes at once. Some messages have an id and no event.
         """
         return EventStreamResponse(service, access, request.headers.get("last-event-id"))

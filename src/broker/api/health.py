@@ -46,7 +46,7 @@ class HealthController(Controller):
             checks["database"] = error.cause if isinstance(error, DatabaseTrouble) else "does not respond"
             checks["schema"] = "unknown"
         if not service.listener.connected.is_set():
-            checks["listener"] = "is not connected. Waiting requests look for changes once a second meanwhile"
+            checks["listener"] = "is not connected, so the broker checks once a second for waiting requests"
         # Lists have their own connections, so their errors do not make the service unready.
         causes = sorted({*troubles.causes(), *list_troubles.causes()})
         ready = all(state == "ok" for state in checks.values())

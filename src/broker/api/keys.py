@@ -27,8 +27,8 @@ class KeysController(Controller):
         """Create a key.
 
         The broker shows the `key` only in this response. With `replace`, it revokes the key that has the
-        name, and the tasks and tools of that key belong to the one created. As soon as a key exists, every
-        request needs one. Therefore give the first key the role `admin`.
+        name, and the new key gets the tasks and tools of that key. As soon as a key exists, every request
+        needs one. Therefore give the first key the role `admin`.
         """
         key = new_key()
         roles = list(dict.fromkeys(data.roles))
@@ -42,16 +42,16 @@ class KeysController(Controller):
     async def list(
         self, service: NamedDependency[Service], limit: Limit = 100, after: After = None
     ) -> KeyPage:
-        """List the keys in use, in the order of their names."""
+        """List the keys that are not revoked, in the order of their names."""
         return await service.store.read(keys.page, limit=limit, after=after)
 
     @delete("/{key_name:str}", guards=[allow()], errors=[KeyNotFound])
     async def revoke(self, key_name: FromPath[str], service: NamedDependency[Service]) -> None:
-        """Revoke a key, and make the tokens of its tools void.
+        """Revoke a key and the tokens of its tools.
 
-        Within two seconds, every process of the broker refuses the key and the tokens. The tools go offline,
-        and the broker offers the tasks of their work again. The tasks and tools of the key still belong to
-        its name.
+        Within two seconds, every process of the broker refuses the key and the tokens. When the leases of the
+        tools expire, the tools go offline, and their tasks become available again. The tasks and tools of the
+        key still belong to its name.
         """
         if not await service.store.run(keys.revoke, id_of(key_name, KeyNotFound)):
             raise KeyNotFound

@@ -42,7 +42,7 @@ class OverviewController(Controller):
 
     @get("/queue", guards=[allow(operator=ALL)])
     async def queue(self, service: NamedDependency[Service]) -> Queue:
-        """Count the available tasks by needs and priority, and list the tools that are idle for long."""
+        """Count the available tasks by needs and priority. List tools without work for over ten minutes."""
         return await service.shared_queries.read(queue.read)
 
     @get("/waiting", guards=[allow(operator=ALL)])
@@ -78,8 +78,8 @@ class OverviewController(Controller):
     ) -> Timeline:
         """List the ended attempts that were in progress in a time range, the latest end first.
 
-        Attempts that ended after the range are searched among the 20,000 that were assigned last before its
-        end.
+        If an attempt ended after the range, the list has it only if it is one of the last 20,000 attempts
+        that were assigned before the end of the range.
         """
         time_range = timeline.TimelineRange(
             time_parameter(since, "since"), time_parameter(until, "until"), tool_id, task_id

@@ -19,7 +19,7 @@ class StatsController(Controller):
     async def read(self, service: NamedDependency[Service]) -> Stats:
         """Count tasks, tools and work by state, and the events of the last minute.
 
-        The counts are never older than the request. Concurrent requests share one query. If very many tasks
-        wait, a request may wait two seconds for the next query.
+        The counts are never older than the request. Requests at the same time share one query. If very many
+        tasks wait, a request may have to wait two seconds for the next query.
         """
         return await service.shared_queries.read(stats.read)

@@ -33,7 +33,7 @@ class ToolsController(Controller):
     @post(
         guards=[allow(tool=OWN)],
         responses={
-            HTTP_200_OK: extra_response(RegisteredTool, "The tool existed already. Its old token is void.")
+            HTTP_200_OK: extra_response(RegisteredTool, "The tool existed already. Its old token is invalid.")
         },
     )
     async def register(
@@ -42,9 +42,9 @@ class ToolsController(Controller):
         """Register a tool.
 
         The broker shows the `token` only in this response. If a tool with this id exists, for example after a
-        restart of its program, the broker updates it, makes its old token void and responds with 200. Work
-        that the tool had started before is archived as `lost` and its tasks are offered again, unless
-        `resume` is true. Work that is assigned and not started stays.
+        restart of its program, the broker updates it and responds with 200. The old token becomes invalid.
+        Unless `resume` is true, the broker archives the work that the tool had started as `lost`, and its
+        tasks become available again. The tool keeps work that is assigned and not started.
         """
         secret = new_secret()
         registration = tools.Registration(
@@ -100,7 +100,8 @@ class ToolsController(Controller):
     ) -> ToolStatus:
         """Change a tool.
 
-        A draining tool finishes its current work and gets no more. An operator may change only `draining`.
+        A draining tool finishes its current work and gets no new work. An operator may change only
+        `draining`.
         """
         if not access.acts_as_tool and any(
             value is not UNSET for name, value in asdict(data).items() if name != "draining"
@@ -131,7 +132,7 @@ class ToolsController(Controller):
         """Delete a tool.
 
         If the tool has unfinished work, the response is 409. With `force`, the broker archives this work as
-        `lost` and offers its tasks again.
+        `lost`, and its tasks become available again.
         """
         deletion = tools.ToolDeletion(id_of(tool_id, ToolNotFound), force, access.caller.token)
         match await service.store.one(tools.delete, deletion):
@@ -182,8 +183,8 @@ class ToolsController(Controller):
     ) -> WorkItems:
         """List the work that is assigned to the tool and not started.
 
-        With `wait`, the broker responds as soon as there is some. A response has at most 8 MiB of work, but
-        at least one item. The rest follows after the tool has started the first items.
+        With `wait`, the broker responds as soon as the tool has such work. A response has at most 8 MiB of
+        work, but at least one item. If there is more, request it after the tool has started these items.
         """
         items = await next_work(request, service, access, id_of(tool_id, ToolNotFound), wait)
         if items is None:

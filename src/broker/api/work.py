@@ -186,8 +186,8 @@ class WorkController(Controller):
     ) -> Response[Work]:
         """Start work.
 
-        The tool says that it begins the work. To repeat the request is safe. If the tool does not start the
-        work within its lease, the broker archives it as `lost`.
+        The tool reports that it begins the work. You can safely repeat the request. If the tool does not
+        start the work within its lease, the broker archives the work as `lost`.
         """
         started = await service.store.one(work.start, work.Start(work_id_of(work_id), access.caller.token))
         if started is None:
@@ -221,8 +221,8 @@ class WorkController(Controller):
             raise await work_has_ended(service, access, id_)
         if not written.is_stored:
             raise PayloadTooLarge(
-                "This work has reached the limit of 100,000 reports or 128 MiB of reports. The work goes on."
-                " Report less often, or store large data elsewhere and report its location."
+                "This work has reached the limit of 100,000 reports or 128 MiB of reports. The work"
+                " continues. Report less often, or store large data elsewhere and report its location."
             )
         reported = Reported(
             id=written.id,
@@ -257,9 +257,9 @@ class WorkController(Controller):
     ) -> Work:
         """Request the cancellation of work.
 
-        The tool learns of it from its next heartbeat or report, or from a wait on the work. When the work
-        then ends in any way but `succeeded`, its task is cancelled. With `requeue`, the broker offers the
-        task again instead.
+        The response to the tool's next heartbeat, report or wait contains the request. If the work then ends
+        with any other outcome than `succeeded`, its task is cancelled. With `requeue`, the task becomes
+        available again instead.
         """
         id_ = work_id_of(work_id)
         cancelled = await service.store.one(cancellation.cancel, Cancellation(id_, data.requeue))

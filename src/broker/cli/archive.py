@@ -22,8 +22,8 @@ _AGO = MomentType(ago=True)
 _MEDIA_TYPE = "application/x-ndjson"
 
 _EXAMPLES = """
-A TIME is a time such as 2026-07-02T09:30:00Z, a date such as 2026-07-02, or a duration before now: 90s, 10m,
-2h, 7d, 4w. A date, or a time without an offset, is in the time zone of this machine.
+TIME is a date with a time such as 2026-07-02T09:30:00Z, a date such as 2026-07-02, or a duration before now:
+90s, 10m, 2h, 7d, 4w. A date, or a time without an offset, is in the time zone of this machine.
 
 \b
 Examples:

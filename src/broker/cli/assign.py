@@ -57,8 +57,9 @@ An example of lab.py, for --match lab:fits --rank lab:speed:
       return skills["clock"]
 
 The functions receive skills and needs as Python values. The assigner caches the result for each pair of
-skills and needs, so it must depend on these alone. If a function raises an exception, the tool does not
-match, and the assigner logs the exception. The text of a MismatchError becomes a part of the task's remark.
+skills and needs, so the result must depend on nothing else. If a function raises an exception, the tool does
+not match, and the assigner logs the exception. The text of a MismatchError becomes a part of the task's
+remark.
 
 \b
 Examples:
@@ -107,7 +108,7 @@ class _Aging(click.ParamType[Any]):
     show_default=True,
     type=_Function(NAMES),
     metavar="|".join((*NAMES, _Function.name)),
-    help="How the assigner decides whether a tool can do a task; see below.",
+    help="How the assigner decides whether a tool can do a task. See below.",
 )
 @click.option(
     "--rank",
@@ -123,11 +124,11 @@ class _Aging(click.ParamType[Any]):
     show_default=True,
     type=_Aging(),
     metavar="SECONDS|off",
-    help="For every SECONDS that a task waits, its priority counts as one higher, so that each task gets its"
-    " turn. With `off`, a higher priority always comes first.",
+    help="For every SECONDS that a task waits, the assigner raises its priority by one, so that no task waits"
+    " forever. With `off`, a higher priority always comes first.",
 )
 @click.option(
-    "--no-remarks", is_flag=True, help="Do not write remarks that explain why no tool can do a waiting task."
+    "--no-remarks", is_flag=True, help="Do not write remarks. A remark explains why a task still waits."
 )
 @with_url_option
 def assign(
@@ -141,11 +142,13 @@ def assign(
     """Assign tasks to tools as they become available.
 
     Tasks with a higher priority come first, then older tasks. Each task gets the tool with the highest rank.
-    Of equal tools, it gets one whose skills few tasks need, so that the others stay free.
+    If several tools have this rank, the task gets the one that the fewest other tasks can use.
 
-    If no tool can do a task, the assigner writes a remark after some seconds. It says what the task needs,
-    and what the nearest tool has; `broker explain` shows it. Every ten minutes and at the end, the assigner
-    logs skills that no task needs, and needs of tasks that many later tasks overtake.
+    If no tool can do a task, the assigner writes a remark after some seconds. The remark says what the task
+    needs, and what the closest match has. `broker explain` shows it.
+
+    Every ten minutes and when it stops, the assigner logs needs and skills that may contain a mistake: skills
+    that no task needs, and needs whose tasks still wait while many newer tasks were assigned.
 
     The command runs until Ctrl-C or SIGTERM. You can run several assigners at once. If the broker has keys,
     set BROKER_KEY to a key with the role assigner.
@@ -164,7 +167,7 @@ def assign(
         raise click.UsageError(f"{error}.") from error
     logs.configure()
     log.info(
-        "assigning",
+        "assigner started",
         broker=url_of_broker(url),
         match=_name_of(match),
         rank=_name_of(rank),
@@ -221,7 +224,7 @@ def _log_unmatched(assigner: Assigner) -> None:
     unmatched = assigner.unmatched()
     for needs in unmatched.needs[:_MOST_UNMATCHED]:
         log.info(
-            "needs passed over",
+            "needs overtaken",
             needs=shown(needs.needs),
             waiting=needs.waiting,
             oldest=needs.oldest,

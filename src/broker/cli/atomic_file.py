@@ -73,6 +73,6 @@ def _without_waiting(name: str, flags: int) -> int:
 def _may_write(path: Path, *, replace: bool, option: str) -> None:
     if path.exists():
         if not path.is_file():
-            raise click.ClickException(f"{path} is not a regular file.")
+            raise click.ClickException(f"{path} is not a regular file. Choose another name.")
         if not replace:
             raise click.ClickException(f"{path} already exists. Use {option} to replace it.")

@@ -35,7 +35,7 @@ def backup(file: Path, *, overwrite: bool) -> None:
     """Write a consistent backup of the database to FILE.
 
     The command uses the database of BROKER_DATABASE_URL, or the embedded PostgreSQL in BROKER_DATA_DIR. Set
-    them as for the service. The service may run meanwhile.
+    them as for the service. The service may run at the same time.
 
     FILE gets its name only when it is complete. Only you can read it: it contains payloads, results and the
     hashes of keys. Its format is that of `pg_dump --format=custom`, so `broker restore` and `pg_restore` read

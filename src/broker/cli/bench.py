@@ -53,19 +53,19 @@ Examples:
     default=5.0,
     show_default=True,
     type=click.FloatRange(0.2, 600),
-    help="The duration of each measurement, in seconds, in scenarios that measure for a time.",
+    help="The duration of a measurement in seconds, in scenarios with a fixed duration.",
 )
 @click.option(
     "--share",
     default=1.0,
     show_default=True,
     type=click.FloatRange(0.001, 100),
-    help="The share of the usual numbers of tasks and tools: 0.1 for a tenth.",
+    help="The number of tasks and tools, as a share of the usual number: 0.1 is a tenth.",
 )
 @click.option(
     "--url",
-    help="Measure the service at this URL. The command then starts no service, and leaves out the limits of"
-    " the machine.  [default: start a service]",
+    help="Measure the service at this URL. The command then starts no service, and does not measure the"
+    " limits of the machine.  [default: start a service]",
 )
 @click.option(
     "--json",
@@ -91,10 +91,10 @@ def bench(
     """Measure the broker on this machine.
 
     Each round starts a service on an empty database, with the embedded PostgreSQL and the settings of `broker
-    serve`, and puts load on it. Each figure is shown next to the limit of this machine, measured in the same
-    round: a bare Litestar that echoes the same body, pgbench with the same SQL, and the same service without
-    group commit. Compare the ratios, because absolute figures depend on the machine. Run nothing else
-    meanwhile.
+    serve`. Clients then send requests to it. Each figure is shown next to a limit of this machine from the
+    same round. The limits are those of a minimal Litestar application that returns the same body, of pgbench
+    with the same SQL, and of the same service without group commit. Compare the ratios, because absolute
+    figures depend on the machine. Run nothing else at the same time.
     """
     _allow_many_connections()
     names = scenarios or [name for name in SCENARIOS if name not in LONG]

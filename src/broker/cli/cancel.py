@@ -24,7 +24,7 @@ def cancel(tasks: tuple[str, ...], *, force: bool, url: str | None) -> None:
     """Cancel tasks by their ids.
 
     A task that does not run ends at once. If a task runs, the broker asks its tool to stop, and the task ends
-    when the tool has stopped. If the work succeeds before, the task succeeds. A task that has ended stays
-    unchanged. The archive keeps a record of each cancelled task.
+    when the tool has stopped. If the work succeeds before that, the task succeeds. A task that has ended
+    stays unchanged. The archive keeps a record of each cancelled task.
     """
     run_async(request_for_each_task, url, tasks, lambda handle: handle.cancel(force=force))

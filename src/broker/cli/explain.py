@@ -92,7 +92,7 @@ async def _read(url: str | None, task: str) -> tuple[Explanation, _Records | Non
             if error.code != "task_not_found":
                 raise
             raise click.ClickException(
-                f"There is no task {task!r}, neither live nor in the archive."
+                f"No task has the id {task!r}, and the archive has no record of it. Check the id."
             ) from error
         try:
             query = {"task_id": task, "limit": _MOST_ATTEMPTS}
@@ -113,7 +113,7 @@ def _lines(task: str, explanation: Explanation, records: _Records | None) -> Ite
     yield ""
     rows = [
         ("Tools with free capacity", f"{explanation.available_tools:,}"),
-        ("Assigner last asked", _time(explanation.assigner_seen_at) or "never"),
+        ("Last assigner request", _time(explanation.assigner_seen_at) or "never"),
     ]
     if explanation.remark is not None:
         rows.append(("Assigner's remark", one_line(explanation.remark)))

@@ -34,10 +34,10 @@ _ROLES = f"""
 Roles:
 {_LINES}
 
-The command shows a key only once, when it creates it. The database stores only its hash. Programs read the
-key from BROKER_KEY; with curl, send -H "Authorization: Bearer $BROKER_KEY". Tasks and tools belong to the
-name of the key that submitted or registered them. If you replace the key of a name, they belong to the new
-key.
+The command shows a key only once, when it creates the key. The database stores only the hash of the key.
+Programs read the key from BROKER_KEY. For curl, add -H "Authorization: Bearer $BROKER_KEY". Tasks and tools
+belong to the name of the key that submitted or registered them. If you replace the key of a name, they belong
+to the new key.
 
 \b
 Examples:
@@ -63,8 +63,8 @@ def keys() -> None:
     """Create, list and revoke keys.
 
     With --url or BROKER_URL, the command uses a running broker. Otherwise it uses the database of
-    BROKER_DATABASE_URL, or the embedded PostgreSQL in BROKER_DATA_DIR. Set them as for the service, which may
-    run meanwhile. A running service applies changes within two seconds. As soon as a key exists, every
+    BROKER_DATABASE_URL, or the embedded PostgreSQL in BROKER_DATA_DIR. Set them as for the service. The
+    service may run at the same time, and applies changes within two seconds. As soon as a key exists, every
     request needs a key.
     """
 
@@ -84,7 +84,7 @@ def keys() -> None:
 def create(roles: tuple[Role, ...], name: str | None, replace: bool, url: str | None) -> None:
     """Create a key, and print it as the last line of the output.
 
-    The key cannot be shown again.
+    The command cannot show the key again.
     """
     roles = tuple(dict.fromkeys(roles))
     name = name if name is not None else "-".join((*roles, secrets.token_hex(2)))
@@ -99,9 +99,9 @@ def create(roles: tuple[Role, ...], name: str | None, replace: bool, url: str | 
     key, is_first = created
     if is_first and "admin" not in roles:
         click.echo(
-            "Warning: this is the first key. From now on every request needs a key, and this one cannot"
-            " create others. Unless the service has BROKER_ADMIN_KEY, create a second key with the role"
-            " admin, in the database: without --url and BROKER_URL.",
+            "Warning: this is the first key. From now on every request needs a key, and this key cannot"
+            " create other keys. If the service has no BROKER_ADMIN_KEY, create a key with the role admin"
+            " directly in the database. For that, omit --url, and unset BROKER_URL.",
             err=True,
         )
     click.echo(f"Created key {name} ({', '.join(roles)}) {target.where}. It is shown only once:", err=True)
@@ -113,15 +113,15 @@ def create(roles: tuple[Role, ...], name: str | None, replace: bool, url: str | 
 def list_(url: str | None) -> None:
     """List the keys with their roles and times.
 
-    The times are those of creation, last use and revocation. A running broker lists only keys that are not
-    revoked. The database lists all keys.
+    The times are those of creation, last use and revocation. With --url, the list has only keys that are not
+    revoked. Without --url, it has all keys.
     """
     target = _keys_at(url)
     table = target.rows()
     if len(table) == 1:
         click.echo(
-            f"There are no keys {target.where}. Unless the service has BROKER_ADMIN_KEY, everybody on its"
-            " machine may do everything.",
+            f"There are no keys {target.where}. If the service has no BROKER_ADMIN_KEY, every program on its"
+            " machine has full access.",
             err=True,
         )
         return
@@ -142,7 +142,9 @@ def revoke(name: str, url: str | None) -> None:
     if name.startswith(KEY_PREFIX):
         raise click.UsageError("This is a key. Use its name, as `broker keys list` shows it.")
     if not _keys_at(url).revoke(name):
-        raise click.ClickException(f"There is no key {name!r} in use. `broker keys list` shows all keys.")
+        raise click.ClickException(
+            f"No key has the name {name!r}, or it is already revoked. `broker keys list` shows all keys."
+        )
     click.echo(f"Revoked key {name}.", err=True)
 
 
@@ -211,7 +213,7 @@ class _BrokerKeys:
                 if error.code in ("unauthenticated", "forbidden"):
                     raise click.ClickException(
                         f"{error.problem.detail} Set BROKER_KEY to a key with the role admin, or unset"
-                        " BROKER_URL to use the database itself."
+                        " BROKER_URL to use the database directly."
                     ) from error
                 if error.code != expected:
                     raise

@@ -17,7 +17,7 @@ Example:
 def migrate() -> None:
     """Upgrade the schema of the database of BROKER_DATABASE_URL to the version of this broker.
 
-    Back up the database first, see `broker backup`. For the embedded PostgreSQL, `broker serve` upgrades the
+    Back up the database first with `broker backup`. For the embedded PostgreSQL, `broker serve` upgrades the
     schema itself. For more about upgrades, see /help/operate/upgrade/ on the service.
     """
     url = settings_from_environment().direct_url

@@ -31,7 +31,7 @@ class TextType(click.ParamType[str]):
         try:
             str(value).encode()
         except UnicodeEncodeError:
-            self.fail(f"{value!r} is not UTF-8", param)
+            self.fail(f"{value!r} is not UTF-8.", param)
         return str(value)
 
 
@@ -61,11 +61,11 @@ class DurationType(click.ParamType[float]):
         seconds = _seconds(str(value))
         if seconds is None:
             self.fail(
-                f"{value!r} is not a duration. Write a number of seconds, or a number with s, m, h, d or w",
+                f"{value!r} is not a duration. Write a number of seconds, or a number with s, m, h, d or w.",
                 param,
             )
         if not self._lowest <= seconds <= self._highest:
-            self.fail(f"{value!r} is not between {self._lowest:g} and {self._highest:g} seconds", param)
+            self.fail(f"{value!r} is not between {self._lowest:g} and {self._highest:g} seconds.", param)
         return seconds
 
 
@@ -89,7 +89,7 @@ class MomentType(click.ParamType[datetime]):
         except (ValueError, OverflowError, OSError):
             duration = "2h (two hours ago), 7d" if self._sign < 0 else "10m (in ten minutes), 2h"
             examples = f"2026-07-02T09:30:00Z, 2026-07-02, or {duration}"
-            self.fail(f"{value!r} is not a time. Examples: {examples}", param)
+            self.fail(f"{value!r} is not a time. Examples: {examples}.", param)
 
 
 class JsonType(click.ParamType[Raw]):
@@ -109,14 +109,14 @@ class JsonType(click.ParamType[Raw]):
             str(text, "utf-8")
             return Raw(bytes(msgspec.json.decode(text, type=Raw)).strip())
         except UnicodeDecodeError as error:
-            self.fail(f"is not UTF-8: byte {error.start} cannot be decoded", param)
+            self.fail(f"The JSON is not UTF-8. Byte {error.start} cannot be decoded.", param)
         except RecursionError:
-            self.fail("is nested too deeply", param)
+            self.fail("The JSON is nested too deeply.", param)
         except msgspec.DecodeError as error:
             why = str(error).removeprefix("JSON is malformed: ")
             word = re.fullmatch(r"\w[\w./ -]*", str(value))
-            hint = f""". A JSON text needs quotes: '"{value}"'""" if word else ""
-            self.fail(f"{shorten(text.decode('utf-8', 'replace'), 41)!r} is not JSON: {why}{hint}", param)
+            hint = f""" A JSON text needs quotes: '"{value}"'.""" if word else ""
+            self.fail(f"{shorten(text.decode('utf-8', 'replace'), 41)!r} is not JSON: {why}.{hint}", param)
 
     def _read(self, value: str, param: click.Parameter | None) -> bytes:
         if value == "-" and self._stdin:
@@ -125,14 +125,14 @@ class JsonType(click.ParamType[Raw]):
             try:
                 return Path(value[1:]).read_bytes().removeprefix(BYTE_ORDER_MARK)
             except OSError as error:
-                self.fail(f"Cannot read {value[1:]!r}: {error.strerror}", param)
+                self.fail(f"Cannot read {value[1:]!r}: {error.strerror}.", param)
         return value.encode("utf-8", "surrogateescape")
 
 
 def standard_input() -> BinaryIO:
     """Return standard input, unless it is closed."""
     if sys.stdin is None:
-        raise click.UsageError("Standard input is closed.")
+        raise click.UsageError("Standard input is closed. Read from a file instead.")
     return sys.stdin.buffer
 
 

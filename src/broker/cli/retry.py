@@ -19,7 +19,7 @@ Example:
 def retry(tasks: tuple[str, ...], *, url: str | None) -> None:
     """Retry failed tasks by their ids.
 
-    The broker counts their attempts from zero again. A task that has neither failed nor ended stays
-    unchanged.
+    The broker counts their attempts from zero again. A task that waits or runs stays unchanged. You cannot
+    retry a task that has succeeded or was cancelled. Submit a task with another id instead.
     """
     run_async(request_for_each_task, url, tasks, lambda handle: handle.retry())

@@ -43,7 +43,7 @@ Examples:
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="The bind address. For other addresses than loopback, create a key first.",
+    help="The bind address. Before you use another address than loopback, create a key.",
 )
 @click.option(
     "--port",
@@ -57,7 +57,7 @@ Examples:
     default=1,
     show_default=True,
     type=click.IntRange(1, 64),
-    help="The number of worker processes. One is usually enough, see /help/operate/scale/ on the service.",
+    help="The number of worker processes. One is usually enough. See /help/operate/scale/ on the service.",
 )
 def serve(host: str, port: int, workers: int) -> None:
     """Run the service.
@@ -114,8 +114,8 @@ def _check_metrics_folder_is_unset() -> None:
     for name in (SHARED_FOLDER, SHARED_FOLDER.lower()):
         if name in os.environ:
             raise click.ClickException(
-                f"Unset {name}. With --workers, the broker creates this folder itself; otherwise it needs"
-                " none."
+                f"Unset {name}, and start the service again. If the service needs this folder, it creates the"
+                " folder itself."
             )
 
 

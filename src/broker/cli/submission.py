@@ -78,7 +78,7 @@ class SubmitRun:
                     raise click.ClickException(self._refusal(error, batch)) from error
                 if not handles:
                     raise click.ClickException(
-                        f"The file has changed meanwhile. {self._describe_submitted()}"
+                        f"The file changed while the command read it. {self._describe_submitted()}"
                     )
                 self._count(handles, batch)
         if self._total != 1 or self._existed:
@@ -178,12 +178,10 @@ class SubmitRun:
         url = self._broker.connection.url
         key = ' -H "Authorization: Bearer $BROKER_KEY"' if os.environ.get("BROKER_KEY") else ""
         command = f"curl{key} '{url}/v1/tasks/ID?wait={LONGEST_WAIT_SECONDS}'"
-        lines = [f"{message} To wait again for a task, run {command}, where ID is"]
+        lines = [f"{message} To wait again for a task, run {command}, with one of these ids as ID:"]
         lines += without_id[:_MOST_IDS]
         if (more := len(without_id) - _MOST_IDS) > 0:
-            lines.append(
-                f"or one of {more:,} more. If you give tasks an id, you can repeat the command instead."
-            )
+            lines.append(f"and {more:,} more. If you give tasks an id, you can repeat the command instead.")
         return "\n".join(lines)
 
     def _describe_remaining(self) -> str:

@@ -23,11 +23,11 @@ _INTERRUPTED = 130
 _EXAMPLES = """
 With --wait, the command prints a line for each task when it ends: {"id": "…", "state": "succeeded",
 "result": …, "error": null}, and "file" if the task is for a file. States are succeeded, failed and cancelled.
-The exit status is 0 if all tasks have succeeded, 1 if some have not, and 124 if the time of --within is up.
+The exit status is 0 if all tasks have succeeded, 1 if some have not, and 124 after the time of --within.
 
-The command sends JSON unchanged, with every digit of numbers. SECONDS may have a unit: 90s, 10m, 2h, 7d, 4w.
-A TIME is a time such as 2026-07-02T09:30:00Z, a date, or a duration from now such as 10m. A date, or a time
-without an offset, is in the time zone of this machine.
+The command sends JSON unchanged, with all digits of numbers. SECONDS may have a unit: 90s, 10m, 2h, 7d, 4w.
+TIME is a date with a time such as 2026-07-02T09:30:00Z, a date, or a duration from now such as 10m. A date,
+or a time without an offset, is in the time zone of this machine.
 
 The command checks all input before it sends anything. If a task with the same id exists, the broker keeps
 that task unchanged and creates no second one. So you can repeat an interrupted command if your tasks have
@@ -69,7 +69,8 @@ Tasks from a file, one JSON object per line with the fields of the API (or one J
     "--tasks",
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
     metavar="FILE|-",
-    help="Submit the tasks of this file; - is standard input. Options apply to tasks that lack the field.",
+    help="Submit the tasks of this file; - is standard input. If a task does not have the field of an option,"
+    " it gets the value of the option.",
 )
 @click.option(
     "--once",
@@ -96,13 +97,14 @@ Tasks from a file, one JSON object per line with the fields of the API (or one J
 @click.option(
     "--max-attempts",
     type=click.IntRange(1, 1_000),
-    help="After this many attempts, the task has failed.  [default: 3]",
+    help="The maximum number of attempts. If the last one does not succeed, the task has failed."
+    "  [default: 3]",
 )
 @click.option(
     "--retry-backoff",
     "retry_backoff_seconds",
     type=DurationType(),
-    help="The pause before the second attempt. It grows with each further attempt.  [default: 1]",
+    help="The maximum pause before the second attempt. It grows with each further attempt.  [default: 1]",
 )
 @click.option(
     "--wait",
@@ -112,9 +114,10 @@ Tasks from a file, one JSON object per line with the fields of the API (or one J
 @click.option(
     "--within",
     type=DurationType(),
-    help="Wait for at most this long, then exit with status 124. The tasks continue.  [default: no limit]",
+    help="Wait like --wait, but at most this long, then exit with status 124. The tasks continue."
+    "  [default: no limit]",
 )
-@click.option("--result", is_flag=True, help="Wait for the only task, and print its result as JSON.")
+@click.option("--result", is_flag=True, help="Submit one task, wait for it, and print its result as JSON.")
 @with_url_option
 def submit(
     *,

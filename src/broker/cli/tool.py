@@ -31,26 +31,26 @@ _LAST_LINES_SECONDS = 1.0
 
 _HELP = """
 \b
-Payload      The program reads the payload as JSON from stdin or, with --input file, from the file named
-             by BROKER_INPUT. In an argument, {NAME} stands for the field NAME of the payload: a text
-             unchanged, any other value as JSON. No shell is involved.
-Result       The output on stdout is the result: JSON unchanged, other output as a text, no output as null.
-             The limit is 31 MiB. If a result is larger, write it to a file and print the path.
-Reports      Each line on stderr becomes a report. Lines such as "progress: 0.4 text" and
+Payload      The program reads the payload as JSON from standard input (stdin). With --input file, it reads
+             the file that BROKER_INPUT names. In an argument, the tool replaces {NAME} by the field NAME of
+             the payload. It inserts a text unchanged, and any other value as JSON. It uses no shell.
+Result       The standard output (stdout) is the result. JSON stays JSON, other output becomes a text, and
+             no output becomes null. The limit is 31 MiB. Write a larger result to a file, and print its path.
+Reports      Each line on standard error (stderr) becomes a report. Lines such as "progress: 0.4 text" and
              "progress: 40% text" also set the progress.
 Exit status  With 0 the work succeeds. With any other status it fails, and the last lines on stderr become
              its error. The broker then retries the task, unless --give-up-on lists the status.
-Environment  The program gets the environment of this command without BROKER_KEY, and in addition
+Environment  The program gets the environment of this command without BROKER_KEY. It also gets
              BROKER_TASK_ID, BROKER_WORK_ID, BROKER_TOOL_ID, BROKER_ATTEMPT (the first is 1),
-             BROKER_NEEDS (JSON), BROKER_URL, and BROKER_SCRATCH: a folder for this work only, removed when
-             the work ends. TMPDIR is the same folder.
+             BROKER_NEEDS (JSON), BROKER_URL and BROKER_SCRATCH. This is a scratch folder for this work
+             only, which the tool removes when the work ends. TMPDIR is the same folder.
 Stopping     If the work is cancelled or times out, the program and its child processes get SIGTERM, and
              SIGKILL after --grace. Child processes that still run when the program ends are killed after
              a second, unless they run in their own session (setsid).
 
 To stop the tool, use SIGTERM or Ctrl-C, or close its terminal. It then accepts no more work, lets its
-programs finish, and ends. A second signal kills the programs. If the tool itself was killed, its next start
-ends the programs that still run. Only one running tool can use an id.
+programs finish, and ends. A second signal kills the programs. If the tool itself is killed, its programs may
+continue to run. The next start of the tool ends them. Only one running tool can use an id.
 
 SECONDS may have a unit: 90s, 10m, 2h, 1d. For a complete guide, see /help/guides/connect-a-program/ on the
 service.
@@ -112,7 +112,7 @@ A program that gets the field "file" of the payload as an argument:
     default="stdin",
     show_default=True,
     type=click.Choice(["stdin", "file"]),
-    help="Pass the payload on stdin, or in the file named by BROKER_INPUT.",
+    help="Pass the payload on standard input (stdin), or in the file that BROKER_INPUT names.",
 )
 @click.option(
     "--give-up-on",
@@ -141,8 +141,8 @@ A program that gets the field "file" of the payload as an argument:
     "--chdir",
     "in_scratch",
     is_flag=True,
-    help="Run programs in their scratch folders, not in the current folder. PROGRAM is looked up from the"
-    " current folder.",
+    help="Run programs in their scratch folders, not in the current folder. A relative path of PROGRAM still"
+    " starts from the current folder.",
 )
 @click.option(
     "--scratch",

@@ -45,7 +45,7 @@ Examples:
     show_default=True,
     metavar="SECONDS",
     type=click.FloatRange(0.1, 3600),
-    help="The interval between two snapshots.",
+    help="The interval between two snapshots, in seconds.",
 )
 @click.option(
     "--once", is_flag=True, help="Print one snapshot. This is the default if the output is not a terminal."
@@ -54,10 +54,10 @@ Examples:
 def top(url: str | None, *, every: float, once: bool) -> None:
     """Show tools, work and the queue, live.
 
-    The screen begins with counts: tasks and tools by state, tasks of the last minute, and the last request of
-    an assigner. Then it shows the tools, with the progress and the last message of their work. Then it shows
-    the available tasks by their needs, and the remarks on those that have waited longest. If the broker does
-    not respond, the command keeps trying.
+    At the top, the screen shows counts: tasks and tools by state, tasks of the last minute, and the time of
+    the last request of an assigner. Below, it shows the tools, with the progress and the last message of
+    their work. At the bottom, it shows the available tasks by their needs, and the remarks on the oldest
+    tasks. If the broker does not respond, the command keeps trying.
 
     If the broker has keys, set BROKER_KEY to a key with the role operator.
     """

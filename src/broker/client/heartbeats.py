@@ -183,7 +183,7 @@ class Heartbeats:
 
     def _warn_of_standstill(self, seconds: float) -> None:
         log.warning(
-            "this process stood still for %.1f s: a handler held the interpreter lock (GIL), or the machine"
+            "this process did not run for %.1f s: a handler held the interpreter lock (GIL), or the machine"
             " slept. Running: %s.",
             seconds,
             ", ".join(self._at_work()) or "no job",

@@ -9,9 +9,9 @@ from broker.schemas.problems import ErrorCode, FieldError
 class BrokerError(Exception):
     """The broker failed unexpectedly. You can repeat the request.
 
-    This is a defect of the broker. Please report it with the cause, which the broker's log has under the id
-    in the response header `X-Request-ID`. The broker may or may not have carried out the request. A request
-    that submits a task, registers a tool or sends a report is safe to repeat if its body has an `id`.
+    This is a defect of the broker. Find the id of the response header `X-Request-ID` in the broker's log, and
+    report the defect with the lines there. The broker may or may not have carried out the request. You can
+    safely repeat a request that submits a task, registers a tool or sends a report, if its body has an `id`.
     """
 
     status: ClassVar[int] = 500

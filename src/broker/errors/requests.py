@@ -21,7 +21,7 @@ class BadRequest(BrokerError):
 
 
 class MalformedJson(BadRequest):
-    """The body is not valid JSON.
+    """The body is not valid JSON. Correct it, and send it as UTF-8.
 
     The request body is not JSON, or it is not encoded in UTF-8. `detail` names the position of the error.
     Send the body as JSON in UTF-8, without a byte order mark.
@@ -32,18 +32,18 @@ class MalformedJson(BadRequest):
 
 
 class MalformedRequest(BadRequest):
-    """The request is not valid HTTP/1.1 (RFC 9112).
+    """The request is not valid HTTP/1.1 (RFC 9112). Check the client, and every proxy before the broker.
 
-    The broker cannot parse the request line, the headers or the framing of the body, and closes the
-    connection. Usually a proxy or a client library is at fault, or the client speaks TLS to a port that
-    serves plain HTTP.
+    The broker cannot parse the request line, the headers or the length of the body, and closes the
+    connection. Usually a proxy or a client library has a defect, or the client uses TLS (https) on a port
+    that serves plain HTTP.
     """
 
     code = "malformed_request"
 
 
 class ExpectationFailed(MalformedRequest):
-    """The request expects something other than `100-continue` (header `Expect`).
+    """The header `Expect` has another value than `100-continue`. Remove the header.
 
     If the status is 417, remove the header `Expect`, or send `Expect: 100-continue`.
     """
@@ -67,11 +67,11 @@ class ValidationFailed(BadRequest):
 
 
 class Unauthenticated(BrokerError):
-    """The key is unknown. It is mistyped, cut off or revoked.
+    """The key is unknown. It is misspelled, incomplete or revoked. Check the key, or use another one.
 
     The request has no key, or the key or token in `Authorization: Bearer KEY` is not valid. Check that the
-    client sends the whole key. If the key was revoked or lost, ask an admin for another one (run
-    `broker keys create`). If a tool's token is void, register the tool again.
+    client sends the whole key. If the key was revoked or lost, ask an admin for another one. The admin runs
+    `broker keys create`. If a tool's token is no longer valid, register the tool again.
     """
 
     status = 401
@@ -80,16 +80,16 @@ class Unauthenticated(BrokerError):
 
 
 class VoidToken(Unauthenticated):
-    """This token is void: its tool was registered again or deleted, or its key was revoked.
+    """This token is no longer valid: its tool was registered again or deleted, or its key was revoked.
 
-    A token usually becomes void because a second program registers a tool with the same id. Only the later
-    registration is valid. Give each program its own tool id, or stop the other program. Then register the
-    tool again to get another token.
+    Usually a second program has registered a tool with the same id. Only the token of the last registration
+    is valid. Give each program its own tool id, or stop the other program. Then register the tool again to
+    get another token.
     """
 
 
 class Forbidden(BrokerError):
-    """This key may not make this request.
+    """This key may not make this request. Use a key with the required role.
 
     The key is valid, but it lacks the required role, or the task, tool or work belongs to another key.
     `detail` says which. Use a key with the right role, or the key that submitted the task or registered the
@@ -101,7 +101,7 @@ class Forbidden(BrokerError):
 
 
 class MethodNotAllowed(BrokerError):
-    """This path does not support this method.
+    """This path does not support this method. The page `/docs` lists the methods of each path.
 
     The path exists, but not with this HTTP method. The header `Allow` of an `OPTIONS` request lists the
     methods of the path.
@@ -112,11 +112,11 @@ class MethodNotAllowed(BrokerError):
 
 
 class RequestTimeout(BrokerError):
-    """The request did not arrive in time.
+    """The request did not arrive in time. Check the network, and send the request again.
 
     The client took too long to send the headers or the body of the request. The limits are the settings
     `BROKER_HEADER_TIMEOUT_SECONDS` and `BROKER_BODY_TIMEOUT_SECONDS`. The broker has not carried out the
-    request. Check the network, and send the request again.
+    request.
     """
 
     status = 408
@@ -124,10 +124,10 @@ class RequestTimeout(BrokerError):
 
 
 class PayloadTooLarge(BrokerError):
-    """The body is larger than this service accepts.
+    """The body is larger than this service accepts. Split a batch, or send a reference to large data.
 
-    The body is larger than `BROKER_MAX_BODY_BYTES`, or the work has too many reports. Split a batch, or store
-    large data elsewhere and send a reference to it.
+    The body is larger than `BROKER_MAX_BODY_BYTES`, or the work has too many reports. Send smaller batches,
+    or store large data elsewhere and send a reference to it.
     """
 
     status = 413
@@ -181,9 +181,9 @@ class TooManyRequests(BrokerError):
 
 
 class HeadersTooLarge(BrokerError):
-    """The request line and the headers are larger than 64 KiB in all.
+    """The request line and the headers together are larger than 64 KiB. Shorten them.
 
-    Usually a filter in the query is too long, or a proxy adds large headers. Shorten them.
+    Usually a filter in the query is too long, or a proxy adds large headers.
     """
 
     status = 431

@@ -7,9 +7,9 @@ from broker.schemas.problems import ErrorCode
 
 
 class NotFound(BrokerError):
-    """No resource has this path.
+    """No resource has this path. Check its spelling. The page `/docs` lists all paths.
 
-    The path is not part of the API. Check its spelling, and compare it with the operations at `/docs`.
+    The path is not part of the API. Compare it with the operations at `/docs`.
     """
 
     status = 404
@@ -17,10 +17,10 @@ class NotFound(BrokerError):
 
 
 class TaskNotFound(NotFound):
-    """No task has this id, neither live nor in the archive.
+    """No task has this id, and the archive has no record of it. Check the id.
 
-    The task was never submitted, or its archive records were deleted. Check the id. Retention deletes old
-    archive records if it is set.
+    The task was never submitted, or its archive records were deleted. If `BROKER_ARCHIVE_RETENTION_DAYS` is
+    set, the broker deletes old records.
     """
 
     code = "task_not_found"
@@ -37,28 +37,28 @@ class ToolNotFound(NotFound):
 
 
 class WorkNotFound(NotFound):
-    """No work has this id, neither in progress nor in the archive.
+    """No work has this id, and the archive has no record of it. Check the id.
 
-    The id is wrong, or the archive record of the work was deleted. A tool that gets this error stops the
-    attempt and asks for its next work.
+    The id is wrong, or the archive record of the work was deleted. If a tool gets this error, it should stop
+    the attempt and request its next work.
     """
 
     code = "work_not_found"
 
 
 class KeyNotFound(NotFound):
-    """No key in use has this name.
+    """No key has this name, or it is already revoked. Check the name.
 
-    The key does not exist, or it is revoked already. `GET /v1/keys` lists the keys in use.
+    `GET /v1/keys` lists the keys that are not revoked.
     """
 
     code = "key_not_found"
 
 
 class Conflict(BrokerError):
-    """The request conflicts with the current state.
+    """The request conflicts with the current state. Read the resource again.
 
-    Read the resource again, and decide from its current state whether the request still makes sense.
+    If the request still makes sense in the current state, repeat it.
     """
 
     status = 409
@@ -68,8 +68,8 @@ class Conflict(BrokerError):
 class TaskUnavailable(Conflict):
     """The task is not available: it is assigned, has ended, has failed or is not due yet.
 
-    Between reading the candidates and assigning, another assigner was faster, or the task changed. Skip this
-    task. `GET /v1/candidates` returns it again if it becomes available.
+    After you read the candidates, another assigner assigned the task, or the task changed. Skip this task. If
+    it becomes available again, `GET /v1/candidates` returns it again.
     """
 
     code = "task_unavailable"
@@ -78,8 +78,8 @@ class TaskUnavailable(Conflict):
 class ToolUnavailable(Conflict):
     """The tool is not available: it has no free capacity, is draining or is offline.
 
-    Between reading the candidates and assigning, the tool changed. Choose another tool for the task.
-    `GET /v1/candidates` returns this tool again when it becomes available.
+    After you read the candidates, the tool changed. Choose another tool for the task. When this tool becomes
+    available again, `GET /v1/candidates` returns it again.
     """
 
     code = "tool_unavailable"
@@ -89,8 +89,8 @@ class ToolBusy(Conflict):
     """The tool has unfinished work. Wait until it ends, or add `?force=true`.
 
     A tool with unfinished work cannot be deleted. Set `draining` first, and delete the tool when its `load`
-    is 0. With `?force=true` the broker deletes the tool at once, archives its work as `lost` and offers the
-    tasks to other tools.
+    is 0. With `?force=true`, the broker deletes the tool at once and archives its work as `lost`. The tasks
+    become available to other tools.
     """
 
     code = "tool_busy"
@@ -99,10 +99,10 @@ class ToolBusy(Conflict):
 class WorkEnded(Conflict):
     """The work has already ended.
 
-    The attempt has ended with another outcome than the one in this request: somebody cancelled the work, its
-    time was up, or its tool was offline for too long. The problem has the `outcome`. Stop the attempt. If the
-    tool has a result nevertheless, the broker keeps a `succeeded` that arrives late in the archive record,
-    and an operator can accept it.
+    The attempt has ended with another outcome than the one in this request. For example, somebody cancelled
+    the work, it timed out, or its tool was offline. The problem has the `outcome`. Stop the attempt. If the
+    tool nevertheless has a result, complete the work as `succeeded`. The archive record then keeps this late
+    result, and an operator can accept it.
     """
 
     code = "work_ended"
@@ -111,31 +111,33 @@ class WorkEnded(Conflict):
         self.outcome = outcome
         detail = f"The work has already ended as {outcome}."
         if late:
-            detail += f" Its record keeps the late result. An operator can accept it with POST {late}."
+            detail += (
+                f" The archive record keeps the late result. An operator can accept it with POST {late}."
+            )
         super().__init__(detail)
 
 
 class TaskEnded(Conflict):
-    """The task has already ended.
+    """The task has already ended. Submit a task with another id instead.
 
-    A task that has succeeded or was cancelled cannot be retried. Submit a task with another id instead.
+    You cannot retry a task that has succeeded or was cancelled.
     """
 
     code = "task_ended"
 
 
 class NothingToAccept(Conflict):
-    """The record of this work has no late result.
+    """The record of this work has no late result. If the task has failed, retry it instead.
 
-    Only a `succeeded` that arrived after the work had ended otherwise can be accepted. None has arrived, or
-    the work had succeeded already. Retry the task instead.
+    A late result is a `succeeded` that arrived after the work had ended with another outcome. None has
+    arrived, or the work had already succeeded.
     """
 
     code = "nothing_to_accept"
 
 
 class KeyExists(Conflict):
-    """A key with this name exists. Choose another name, or send `"replace": true`.
+    """A key with this name already exists. Choose another name, or send `"replace": true`.
 
     `"replace": true` revokes the key that has the name, and gives its tasks and tools to the key that
     replaces it.
@@ -145,10 +147,10 @@ class KeyExists(Conflict):
 
 
 class CursorExpired(BrokerError):
-    """The cursor is no longer valid. Start again without a cursor.
+    """The cursor is no longer valid. Read all candidates again, without a cursor.
 
-    The cursor comes from another database, or from before the database was restored from a backup. Discard
-    what you know about candidates, and read them again without `?cursor=`.
+    The cursor comes from another database, or is older than a restore of the database from a backup. Discard
+    all candidates that you have, and read them again without `?cursor=`.
     """
 
     status = 410

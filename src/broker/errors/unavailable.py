@@ -11,8 +11,8 @@ class Unavailable(BrokerError):
 
     The broker cannot carry out the request at the moment: the database is unreachable or too slow, the broker
     is overloaded, or it is stopping. Wait for the time in the header `Retry-After`, then repeat the request.
-    Repeating is safe, but a submission, registration or report needs an `id` for that. `GET /health/ready`
-    and the broker's log name the cause.
+    You can safely repeat a submission, registration or report only if its body has an `id`. `GET
+    /health/ready` and the broker's log name the cause.
     """
 
     status = 503
@@ -26,7 +26,7 @@ class ConnectionLost(Unavailable):
 
 
 class DatabaseTrouble(Unavailable):
-    """The database cannot do this now. The broker's log has the cause. You can safely repeat the request.
+    """The database cannot work now. The broker's log has the cause. You can safely repeat the request.
 
     Args:
         cause: The reason, for the log and for `/health/ready`.
@@ -38,11 +38,11 @@ class DatabaseTrouble(Unavailable):
 
 
 class RowTrouble(DatabaseTrouble):
-    """The database cannot do this now. One row may be the cause. The broker's log has details."""
+    """PostgreSQL failed, maybe because of one row. The broker's log has the cause. Repeat the request."""
 
 
 class RowFailed(RowTrouble):
-    """PostgreSQL failed on this request. The broker's log has the cause. You can safely repeat it."""
+    """PostgreSQL failed. The broker's log has the cause. You can safely repeat the request."""
 
 
 class Locked(RowTrouble):
@@ -50,11 +50,11 @@ class Locked(RowTrouble):
 
 
 class TooSlow(RowTrouble):
-    """The database did not finish this request in time. You can safely repeat it."""
+    """The database did not finish this request in time. You can safely repeat the request."""
 
 
 class Overloaded(Unavailable):
-    """Too many requests wait for the database. You can safely repeat this one."""
+    """Too many requests wait for the database. You can safely repeat the request."""
 
 
 class Crowded(Unavailable):

@@ -138,8 +138,8 @@ class Allow:
                 raise self._missing
             if is_own is False and ALL not in reaches:
                 raise Forbidden(
-                    "This belongs to another key, or was created before keys existed. Your key may make this"
-                    " request only for its own tasks and tools."
+                    "This task, tool or work belongs to another key, or was created before keys existed. Your"
+                    " key may make this request only for its own tasks and tools."
                 )
             if is_own:
                 reaches = {OWN}

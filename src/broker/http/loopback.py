@@ -20,9 +20,9 @@ HEADERS = frozenset((b"host", b"origin", b"sec-fetch-site", *_FORWARDED))
 _CACHED = 1_024
 
 _LOCAL_ONLY = (
-    "This service has no keys, so it accepts requests only from its own machine, addressed to localhost or"
-    " 127.0.0.1. It refuses web pages and proxies that come from elsewhere. To accept other clients, create"
-    " keys with `broker keys create`, see /help/operate/keys/."
+    "This service has no keys. So it accepts requests only from its own machine, to localhost or 127.0.0.1."
+    " It refuses requests from other web sites, and requests that a proxy forwards from other machines. To"
+    " accept other clients, create keys with `broker keys create`. See /help/operate/keys/."
 )
 
 

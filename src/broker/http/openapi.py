@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from enum import Enum
 from importlib.metadata import version
+from inspect import cleandoc
 from types import NoneType
 from typing import Annotated, Any, cast, get_args
 from uuid import UUID
@@ -33,7 +34,7 @@ from broker.schemas.values import Id
 JsonObject = dict[str, Any]
 
 _ABOUT = """\
-Matches tasks with the programs that can do them.
+The broker matches tasks with the programs that can do them.
 
 **Errors.** Every error is a problem (RFC 9457) with a stable `code` for programs. Each operation lists the
 errors that it may return. Every operation may also return 404 `not_found` for an unknown path, 405
@@ -42,10 +43,10 @@ parameter or field is an error (400). A request that is not valid HTTP/1.1 gets 
 request that does not arrive in time gets 408 `request_timeout`. A request line and headers of more than 64
 KiB get 431 `headers_too_large`.
 
-**JSON values.** The broker returns every JSON value equal to the one it received, and numbers to the last
-digit. `payload`, `data` and `result` come back exactly as they were sent, except for line breaks. The
-broker refuses only values that PostgreSQL's jsonb cannot store: `\\u0000`, lone surrogates, and numbers out
-of range. Write an integer as `3`, not `3.0`.
+**JSON values.** The broker returns JSON values that are equal to those it received, with all digits of their
+numbers. In `payload`, `data` and `result`, it changes nothing but line breaks. The broker refuses only values
+that PostgreSQL's jsonb cannot store: `\\u0000`, lone surrogates, and numbers out of range. Write an integer
+as `3`, not `3.0`.
 
 **Keys.** Each operation lists the roles that may use it. A key has one or more roles. Send it as
 `Authorization: Bearer KEY`. While no keys exist, every operation is open to programs on the service's own
@@ -54,12 +55,13 @@ machine.
 
 _TAGS = {
     "Tools": "Programs, instruments and machines that do work.",
-    "Tasks": "Things to do, with their needs and their payload.",
+    "Tasks": "A task has needs for the assigner and a payload for the tool. It is live until it has succeeded"
+    " or was cancelled, so a failed task is live. An ended task is in the archive.",
     "The assigner": "Read the available tasks and tools, and assign tasks to tools.",
     "Work": "One attempt of one tool at one task.",
     "Archive": "The records of all attempts that have ended, with their reports.",
     "Overview": "Summaries for dashboards, without payloads and results.",
-    "Events": "Changes as they happen.",
+    "Events": "A stream of changes, as they happen.",
     "Keys": "Keys and their roles.",
     "Health": "Health checks, statistics and metrics.",
 }
@@ -162,7 +164,8 @@ def _list_of_roles(roles: Mapping[str, Reach]) -> str:
 def _list_of_events(events: Mapping[str, type[Struct]]) -> str:
     """Return a Markdown list of the events and their data."""
     return "\n".join(
-        f"- `{name}`: a `{component_name(struct)}`. {summary_of(struct)}" for name, struct in events.items()
+        f"- `{name}` (data: `{component_name(struct)}`). {summary_of(struct)}"
+        for name, struct in events.items()
     )
 
 
@@ -333,6 +336,9 @@ def _tidy(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     tidied = {key: _tidy(value) for key, value in schema.items()}
+    if isinstance(tidied.get("description"), str):
+        # A docstring is indented, and Markdown would show indented paragraphs as code.
+        tidied["description"] = cleandoc(tidied["description"])
     if isinstance(tidied.get("enum"), list):
         tidied["type"] = "string"
     if isinstance(tidied.get("pattern"), str):

@@ -216,7 +216,7 @@ EXAMPLES: dict[Any, dict[str, Any]] = {
                 "max_attempts": 3,
                 "created_at": _SUBMITTED,
                 "verdict": "no_tool_available",
-                "detail": "No tool is available. Of 1 tool: 1 busy.",
+                "detail": "No tool is available. Registered: 1 busy.",
                 "remark": None,
             }
         ],

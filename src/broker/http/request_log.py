@@ -63,7 +63,7 @@ class RequestLog:
             if self._are_logged:
                 path = scope["path"]
                 log.info(
-                    "request",
+                    "request handled",
                     method=scope.get("method"),
                     path=quote(path),
                     status=status,

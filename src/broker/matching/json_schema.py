@@ -67,7 +67,7 @@ class Schema:
         if isinstance(schema, dict) and schema and KEYWORDS.isdisjoint(schema):
             some = ", ".join(shown(key) for key in islice(schema, 3))
             raise UnjudgeableError(
-                f"the needs are not a JSON Schema: no keyword among their keys ({some}) restricts the skills"
+                f"the needs are not a JSON Schema: no key ({some}) is a keyword that restricts the skills"
             )
         cost = schema_cost(schema)
         try:

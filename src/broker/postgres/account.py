@@ -117,8 +117,8 @@ class Account:
             pwd.getpwuid(uid)
         except KeyError as error:
             raise EmbeddedError(
-                f"PostgreSQL cannot create its data as user id {uid}, which has no name on this machine. Add"
-                " a name to /etc/passwd, start the broker as another user, or set BROKER_DATABASE_URL."
+                f"PostgreSQL cannot create its data as user id {uid}, which has no user name on this machine."
+                " Add a name to /etc/passwd, start the broker as another user, or set BROKER_DATABASE_URL."
             ) from error
 
     def check_reach(self, folder: Path) -> None:
@@ -136,7 +136,7 @@ class Account:
             status, blocking = self.run(["/bin/sh", "-c", _UNREACHABLE, "sh", *folders])
         except PermissionError as error:
             raise EmbeddedError(
-                f"PostgreSQL cannot run as root, and this root may not become user id {self.uid}: "
+                f"PostgreSQL cannot run as root, and this process may not change to user id {self.uid}: "
                 f"{error.strerror}. Start the broker as an ordinary user, or set BROKER_DATABASE_URL."
             ) from error
         if status != 0:

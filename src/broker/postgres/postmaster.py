@@ -157,7 +157,7 @@ class Postmaster:
         return "\n".join(output.splitlines()[-20:])
 
     def _stop_previous(self) -> None:
-        """Stop a server that outlived its broker, and remove its lock files."""
+        """Stop a server whose broker was killed, and remove its lock files."""
         for lock in (self.data / "postmaster.pid", Path(f"{socket_file(self.socket)}.lock")):
             try:
                 pid = int(lock.read_text().split(maxsplit=1)[0])
@@ -167,7 +167,7 @@ class Postmaster:
             if command is None:
                 continue  # there is no such process, and PostgreSQL detects the stale file itself
             if f"/postgres -D {self.data} " in command:
-                log.warning("stopping a PostgreSQL that outlived its broker: pid=%d", pid)
+                log.warning("stopping a PostgreSQL whose broker was killed: pid=%d", pid)
                 self._stop_orphan()
             else:
                 # Another process or a zombie has the id now, so PostgreSQL would refuse to start.

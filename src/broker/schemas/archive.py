@@ -12,7 +12,7 @@ from broker.schemas.work import AttemptNumber, Report
 
 
 class LateResult(Struct, kw_only=True):
-    """A result that arrived after the work had ended otherwise."""
+    """A result that arrived after the work had ended with another outcome."""
 
     outcome: Annotated[str, Meta(description="The outcome that the tool sent.")]
     result: Annotated[JSON, Meta(description="The result that the tool sent.")]
@@ -38,8 +38,8 @@ class ArchiveRecord(Struct, kw_only=True):
     late: Annotated[
         LateResult | None,
         Meta(
-            description="A result that arrived after the attempt had ended otherwise. An operator can"
-            " accept it."
+            description="A result that arrived after the attempt had ended with another outcome. An operator"
+            " can accept it."
         ),
     ]
     reports: Annotated[list[Report], Meta(description="All reports on the attempt, oldest first.")]

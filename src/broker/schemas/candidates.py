@@ -27,7 +27,8 @@ class Candidates(Struct, kw_only=True):
         Meta(description="Available tools. With a cursor, those that became available or changed since."),
     ]
     more: Annotated[
-        bool, Meta(description="True if more candidates are available now. Ask again with the `cursor`.")
+        bool,
+        Meta(description="True if more candidates are available. Repeat the request with this `cursor`."),
     ]
 
 

@@ -15,7 +15,7 @@ EndsAs = Annotated[
     ChosenOutcome,
     Meta(
         description="How the work ended. `succeeded` and `cancelled` end the task. After `failed`, the broker"
-        " retries the task. After `released`, it offers the task at once, and the attempt does not count."
+        " retries the task. After `released`, the task is available at once, and the attempt does not count."
     ),
 ]
 SentResult = Annotated[
@@ -24,7 +24,7 @@ SentResult = Annotated[
 SentError = Annotated[
     Text | None, Meta(description="The reason why the attempt did not succeed, for people.")
 ]
-Retry = Annotated[bool, Meta(description="False after a failure: the task fails without a further attempt.")]
+Retry = Annotated[bool, Meta(description="With `failed`: false if the task must get no further attempt.")]
 NextWaitSeconds = Annotated[
     float,
     Meta(
@@ -87,7 +87,7 @@ class CompletedWork(Struct, kw_only=True):
     status: Annotated[
         CompletedStatus,
         Meta(
-            description="`archived`: completed now. `exists`: completed before with the same outcome."
+            description="`archived`: completed now. `exists`: completed earlier with the same outcome."
             " Otherwise the reason why the broker did not complete it."
         ),
     ]

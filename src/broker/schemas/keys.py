@@ -12,11 +12,12 @@ KEY_PREFIX = "bk_"
 Role = Literal["submitter", "tool", "assigner", "operator", "admin"]
 #: The rights of each role in words. The guard of each endpoint defines them exactly.
 ROLES: Mapping[Role, str] = {
-    "submitter": "submits tasks; reads, retries and deletes its own tasks",
+    "submitter": "submits tasks; reads, retries and cancels its own tasks",
     "tool": "registers tools, and does the work of its own tools",
-    "assigner": "reads candidates, assigns tasks to tools, writes remarks",
-    "operator": "reads everything; cancels, retries, drains, deletes and accepts",
-    "admin": "everything",
+    "assigner": "reads candidates, assigns tasks to tools, and writes remarks",
+    "operator": "reads all but keys; cancels and retries tasks, drains and deletes tools,"
+    " accepts late results",
+    "admin": "does everything, also creates and revokes keys",
 }
 KeyName = Annotated[Id, Meta(description="Name of the key. Tasks and tools of a key belong to its name.")]
 KeyRoles = Annotated[list[Role], Meta(description="The roles of the key.")]
@@ -33,15 +34,14 @@ class NewKey(Request, kw_only=True):
     replace: Annotated[
         bool,
         Meta(
-            description="True: if a key with this name exists, revoke it. Its tasks and tools then belong"
-            " to the"
-            " new key. False: respond with 409."
+            description="True: if a key with this name exists, revoke it. Its tasks and tools then belong to"
+            " the new key. False: if a key with this name exists, respond with 409."
         ),
     ] = False
 
 
 class Key(Struct, kw_only=True):
-    """A key in use. The secret itself is shown only when the key is created."""
+    """A key that is not revoked. The broker shows the secret itself only when it creates the key."""
 
     name: KeyName
     roles: KeyRoles
@@ -64,7 +64,7 @@ class CreatedKey(Struct, kw_only=True):
 
 
 class KeyPage(Struct, kw_only=True):
-    """A page of the keys in use, in the order of their names."""
+    """A page of the keys that are not revoked, in the order of their names."""
 
     items: Annotated[list[Key], Meta(description="The keys of this page.")]
     next: Next

@@ -29,8 +29,8 @@ from broker.schemas.work import AttemptNumber, CancelRequested, DeadlineAt, Last
 MOST_CHARS = 500
 
 ShortError = Annotated[str | None, Meta(description="The error of the attempt, shortened if it is long.")]
-ShortNeeds = Annotated[str, Meta(description="The task's `needs` as JSON text, shortened if long.")]
-ShortSkills = Annotated[str, Meta(description="The tool's `skills` as JSON text, shortened if long.")]
+ShortNeeds = Annotated[str, Meta(description="The task's `needs` as JSON text, shortened if it is long.")]
+ShortSkills = Annotated[str, Meta(description="The tool's `skills` as JSON text, shortened if it is long.")]
 Load = Annotated[int, Meta(description="Number of work items the tool has now.")]
 TotalCapacity = Annotated[int, Meta(description="Maximum number of work items the tool has at a time.")]
 CurrentToolState = Annotated[ToolState, Meta(description="State of the tool.")]
@@ -85,20 +85,19 @@ class QueuedKind(Struct, kw_only=True):
         int,
         Meta(
             description="Number of recent attempts at tasks that were submitted after the oldest of these"
-            " tasks."
-            " The broker looks at the latest 2,000 in progress and the latest 2,000 that ended."
+            " tasks. The broker looks at the latest 2,000 in progress and the latest 2,000 that ended."
         ),
     ]
 
 
 class IdleTool(Struct, kw_only=True):
-    """An available tool that has had no work for more than ten minutes."""
+    """An available tool without work for more than ten minutes."""
 
     id: ToolId
     skills: ShortSkills
     since: Annotated[
         Moment,
-        Meta(description="Time when its last work ended. If it never had any, the time of registration."),
+        Meta(description="Time when its last work ended. If it never had work, the time of registration."),
     ]
 
 
@@ -108,15 +107,13 @@ class Queue(Struct, kw_only=True):
     at: Annotated[Moment, Meta(description="The moment of the counts.")]
     counted: Annotated[
         int,
-        Meta(description="Number of tasks that the broker counted, in the order in which it offers them."),
+        Meta(description="Number of tasks that the broker counted. It counts the first tasks of the queue."),
     ]
     more: Annotated[bool, Meta(description="True if more tasks are available than the broker counted.")]
     kinds: Annotated[
         list[QueuedKind], Meta(description="Groups of tasks, the largest first, at most 100 of them.")
     ]
-    unasked: Annotated[
-        list[IdleTool], Meta(description="Idle tools, those idle for longest first, at most 100.")
-    ]
+    unasked: Annotated[list[IdleTool], Meta(description="Idle tools, the longest idle first, at most 100.")]
 
 
 class WaitingTask(Struct, kw_only=True):
@@ -168,9 +165,9 @@ class Timeline(Struct, kw_only=True):
 
 
 class Bucket(Struct, kw_only=True):
-    """Attempts that ended in one part of a time range, with their waiting and running times."""
+    """Attempts that ended in one part of a time range, with their waiting and run times."""
 
-    at: Annotated[Moment, Meta(description="Begin of this part.")]
+    at: Annotated[Moment, Meta(description="Start of this part.")]
     succeeded: Annotated[int, Meta(description="Attempts that succeeded.")]
     failed: Annotated[int, Meta(description="Attempts that failed.")]
     cancelled: Annotated[int, Meta(description="Attempts that were cancelled.")]
@@ -195,7 +192,7 @@ class Bucket(Struct, kw_only=True):
 class History(Struct, kw_only=True):
     """Attempts that ended in a time range, counted in parts of equal length."""
 
-    since: Annotated[Moment, Meta(description="Begin of the time range.")]
+    since: Annotated[Moment, Meta(description="Start of the time range.")]
     until: Annotated[Moment, Meta(description="End of the time range.")]
     bucket_seconds: Annotated[float, Meta(description="Length of each part.")]
     complete: Annotated[

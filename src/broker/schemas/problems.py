@@ -12,7 +12,9 @@ class FieldError(Struct, kw_only=True):
         str,
         Meta(description="Name of the field or parameter. In a batch: `items[13].needs`, counted from 0."),
     ]
-    message: Annotated[str, Meta(description="What is wrong, to be read after the name of the field.")]
+    message: Annotated[
+        str, Meta(description="What is wrong. The text continues the name: `needs` “is missing”.")
+    ]
 
 
 #: The codes of all problems. Each class of `broker.errors` has one of them.

@@ -65,13 +65,13 @@ TOOL_STATES: Mapping[str, State] = {
     "draining": State(
         "draining",
         "amber",
-        meaning="The tool finishes its current work and gets no more. An operator set this.",
+        meaning="The tool finishes its current work and gets no new work. An operator or the tool set this.",
     ),
     "offline": State(
         "offline",
         "grey",
-        meaning="The tool sent no request for longer than its lease. Its work is lost, and the tasks are"
-        " available to other tools. The next request of the tool brings it back.",
+        meaning="The tool sent no request for longer than its lease. Its work is lost, and its tasks are"
+        " available to other tools. With its next request, the tool is online again.",
     ),
 }
 
@@ -95,8 +95,8 @@ OUTCOMES: Mapping[str, OutcomeRule] = {
         counts="always",
         backs_off=True,
         went_wrong=True,
-        meaning="The attempt did not succeed; its `error` says why. A task is `failed` when no attempt is"
-        " left. It stays until somebody retries or deletes it.",
+        meaning="The attempt did not succeed. Its `error` says why. A task is `failed` when it has no attempt"
+        " left. It stays `failed` until somebody retries or deletes it.",
     ),
     "timed_out": OutcomeRule(
         "timed out",
@@ -115,8 +115,8 @@ OUTCOMES: Mapping[str, OutcomeRule] = {
         sent_by_tool=False,
         counts="once_started",
         went_wrong=True,
-        meaning="The tool disappeared: its lease expired, it registered again, somebody deleted it, or it did"
-        " not start the work in time.",
+        meaning="The tool did not finish the work: its lease expired, it registered again, somebody deleted"
+        " it, or it did not start the work in time.",
     ),
     "cancelled": OutcomeRule(
         "cancelled",
@@ -166,17 +166,18 @@ Verdict = Literal[
 #: Why a task has not run yet: the meaning of each verdict, and what to do. The first one that holds counts.
 VERDICTS: Mapping[Verdict, str] = {
     "ended": "The task has ended. Read its result, or its record in the archive.",
-    "failed": "No attempt is left. Read the task's `error`, remove the cause, and retry the task.",
+    "failed": "The task has no attempt left. Read its `error`, fix the cause, and retry the task.",
     "running": "A tool is working on the task. Read its reports to see how far it is.",
     "assigned": "A tool has the task and has not started it. If it does not start in time, the task becomes"
     " available again.",
-    "not_before_its_time": "The task has a `not_before` that has not passed. Wait until then.",
-    "backing_off": "The last attempt did not succeed. The broker waits before the next one. The pause grows"
-    " from `retry_backoff_seconds`.",
+    "not_before_its_time": "The task may not run before the time `not_before`. Wait until then.",
+    "backing_off": "The last attempt did not succeed. The broker waits before the next one. The first pause"
+    " is `retry_backoff_seconds` at most, and each further pause is longer.",
     "no_assigner": "No assigner has asked for tasks for a minute. Start one, for example `broker assign`.",
-    "refused_by_assigner": "The assigner looked at the task and said in a remark why it does not assign it,"
-    " for example because no tool has the skills. Correct the task's `needs`, or start a tool that fits.",
-    "no_tool_available": "Every tool is busy, draining or offline. Wait until one is free, or start another.",
+    "refused_by_assigner": "The assigner cannot assign the task, and its remark says why. For example, no"
+    " tool has the skills. Start a tool that matches the needs, or submit another task with correct `needs`.",
+    "no_tool_available": "Every tool is busy, draining or offline. Wait until one is free, or start another"
+    " one.",
     "waiting_for_assigner": "The task and at least one tool are available. The assigner has not paired them"
     " yet. If this lasts, check that a tool has the skills that the task needs.",
 }

@@ -22,19 +22,17 @@ from broker.schemas.values import (
 )
 
 AttemptsSoFar = Annotated[
-    int, Meta(description="Number of attempts that have counted so far. 0 before the first has ended.")
+    int, Meta(description="Number of ended attempts that count towards `max_attempts`.")
 ]
 CurrentRemark = Annotated[
     str | None,
     Meta(description="The assigner's explanation why the task still waits. Null after the task is assigned."),
 ]
-Priority = Annotated[
-    int, Meta(ge=-32768, le=32767, description="Tasks of a higher priority are offered first.")
-]
+Priority = Annotated[int, Meta(ge=-32768, le=32767, description="Tasks with a higher priority come first.")]
 MaxAttempts = Annotated[
     int,
     Meta(
-        ge=1, le=MOST_ATTEMPTS, description="After this many attempts without success the task is `failed`."
+        ge=1, le=MOST_ATTEMPTS, description="After this many attempts without success, the task is `failed`."
     ),
 ]
 TimeoutSeconds = Annotated[float, Meta(gt=0, le=31_536_000)]
@@ -43,8 +41,9 @@ BackoffSeconds = Annotated[
     Meta(
         ge=0,
         le=86_400,
-        description="Delay before the second attempt after `failed` or `timed_out`. It doubles with each"
-        " further attempt, up to a day. The broker waits a random 50 to 100 % of it.",
+        description="If the first attempt ends as `failed` or `timed_out`, the delay before the second one."
+        " The delay doubles with each further attempt, up to a day. The broker waits between 50% and 100% of"
+        " the delay, at random.",
     ),
 ]
 NeedsValue = Annotated[
@@ -63,12 +62,10 @@ class NewTask(Request, kw_only=True):
         Id | None,
         Meta(description="Id of the task. Makes it safe to repeat the request. Default: a UUID (version 7)."),
     ] = None
-    payload: Annotated[JSON, Meta(description="Input for the tool. The broker passes it on unchanged.")] = (
-        NULL_DEFAULT
-    )
+    payload: Annotated[JSON, Meta(description="Input for the tool, which gets it unchanged.")] = NULL_DEFAULT
     priority: Priority = 0
     not_before: Annotated[
-        Time | None, Meta(description="The broker does not offer the task before this time.")
+        Time | None, Meta(description="The task does not become available before this time.")
     ] = None
     timeout_seconds: Annotated[
         TimeoutSeconds | None,
@@ -93,20 +90,20 @@ class Task(Struct, kw_only=True):
     id: TaskId
     needs: NeedsValue
     payload: PayloadValue
-    priority: Annotated[int, Meta(description="Tasks of a higher priority are offered first.")]
+    priority: Annotated[int, Meta(description="Tasks with a higher priority come first.")]
     state: CurrentTaskState
     attempt: AttemptsSoFar
     max_attempts: Annotated[
-        int, Meta(description="After this many attempts without success the task is `failed`.")
+        int, Meta(description="After this many attempts without success, the task is `failed`.")
     ]
     retry_backoff_seconds: Annotated[
-        float, Meta(description="Delay before the second attempt after `failed` or `timed_out`.")
+        float, Meta(description="Delay between an attempt that failed or timed out and the second attempt.")
     ]
     timeout_seconds: Annotated[
         float | None, Meta(description="Maximum duration of an attempt. Null: no limit.")
     ]
     not_before: Annotated[
-        Moment | None, Meta(description="The broker does not offer the task before this time.")
+        Moment | None, Meta(description="The task does not become available before this time.")
     ]
     created_at: CreatedAt
     work_id: Annotated[

@@ -12,22 +12,22 @@ from broker.schemas.values import JSON, Id, Moment, Next, Request, SeenAt, ToolI
 
 LeaseEnd = Annotated[
     datetime,
-    Meta(tz=True, description="The tool goes offline at this time unless it makes a request before."),
+    Meta(tz=True, description="If the tool makes no request before this time, it goes offline."),
 ]
 Capacity = Annotated[
     int, Meta(ge=1, le=MOST_CAPACITY, description="Maximum number of work items the tool has at a time.")
 ]
 Draining = Annotated[
-    bool, Meta(description="True: the tool finishes its current work and gets no more. False: it gets work.")
+    bool,
+    Meta(description="True: the tool finishes its current work and gets no new work. False: it gets work."),
 ]
 LeaseSeconds = Annotated[
     float,
     Meta(
         ge=5,
         le=86_400,
-        description="If the tool makes no request for this long, the broker treats it as offline and gives"
-        " its"
-        " work to other tools.",
+        description="If the tool makes no request for this long, it goes offline, and its tasks become"
+        " available to other tools.",
     ),
 ]
 SkillsValue = Annotated[
@@ -49,13 +49,13 @@ class NewTool(Request, kw_only=True):
         bool,
         Meta(
             description="True: the tool continues the work that it had started before a restart. False: this"
-            " work is archived as `lost`, and the broker offers the tasks again."
+            " work is archived as `lost`, and its tasks become available again."
         ),
     ] = False
 
 
 class ToolChange(Request, kw_only=True):
-    """Changes to a tool. Omitted fields stay as they are."""
+    """Changes to a tool. Omitted fields stay unchanged."""
 
     skills: SkillsValue | UnsetType = UNSET
     capacity: Capacity | UnsetType = UNSET
@@ -73,13 +73,13 @@ class ToolStatus(Struct, kw_only=True):
     state: Annotated[
         ToolState,
         Meta(
-            description="`idle`: has free capacity. `busy`: has none. `draining`: gets no more work."
+            description="`idle`: has free capacity. `busy`: has none. `draining`: gets no new work."
             " `offline`: its lease has expired."
         ),
     ]
     lease_seconds: Annotated[
         float,
-        Meta(description="If the tool makes no request for this long, the broker treats it as offline."),
+        Meta(description="If the tool makes no request for this long, it goes offline."),
     ]
     lease_expires_at: LeaseEnd
     registered_at: Annotated[Moment, Meta(description="Time of the first registration.")]

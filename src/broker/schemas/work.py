@@ -31,14 +31,13 @@ AttemptNumber = Annotated[int, Meta(description="Number of this attempt at the t
 Progress = Annotated[float, Meta(ge=0, le=1)]
 LastProgress = Annotated[
     float | None,
-    Meta(description="Completed fraction of the work, 0 to 1, from the last report that had it."),
+    Meta(description="Completed fraction of the work, 0 to 1, from the last report with a progress."),
 ]
 DeadlineAt = Annotated[
     Moment | None,
     Meta(
-        description="The broker ends the work at this time if it has not started, or if it runs longer"
-        " than the"
-        " task's `timeout_seconds`. Null: no limit."
+        description="For work that has not started, the time by which it must start. For running work, the"
+        " time by which it must end. At this time the broker ends the work. Null: no limit."
     ),
 ]
 CurrentWorkState = Annotated[
@@ -52,7 +51,7 @@ StopsTool = Annotated[bool, Meta(description="True: stop this work and complete 
 
 
 class Work(Struct, kw_only=True):
-    """One attempt of one tool at one task. Its id is the fencing token."""
+    """One attempt of one tool at one task. Another attempt is another work item, with its own id."""
 
     id: WorkId
     task_id: TaskId
@@ -150,8 +149,7 @@ class NewCancellation(Request, kw_only=True):
     requeue: Annotated[
         bool,
         Meta(
-            description="False: the task is cancelled with the work. True: the broker offers the task"
-            " again, to"
-            " another tool or the same one."
+            description="False: the task is cancelled with the work. True: the task becomes available again,"
+            " for the same tool or another one."
         ),
     ] = False

@@ -92,7 +92,7 @@ class Server(uvicorn.Server):
             for sock in server.sockets:
                 host, port = sock.getsockname()[:2]
                 url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-                log.info("serving", url=url, docs=f"{url}/docs", help=f"{url}/help/")
+                log.info("service started", url=url, docs=f"{url}/docs", help=f"{url}/help/")
 
     async def _warn_if_open(self) -> None:
         with contextlib.suppress(Unavailable):

@@ -24,7 +24,7 @@ from broker.errors import (
 
 
 class RetryTransaction(Unavailable):
-    """PostgreSQL aborted this transaction because of another one. The broker can retry it at once."""
+    """PostgreSQL aborted this transaction because of another one. You can safely repeat the request."""
 
 
 class Meaning(Enum):

@@ -74,7 +74,7 @@ class StoredKey(NamedTuple):
 def create(
     connection: Connection, name: str, roles: Sequence[str], hashed: bytes, *, replace: bool = False
 ) -> datetime | None:
-    """Write a new key, and return when it was created, or None if a key in use has the name.
+    """Write a new key, and return when it was created, or None if an unrevoked key has the name.
 
     With `replace`, revoke the key that has the name. Its tools keep working with the new key.
 
@@ -97,7 +97,7 @@ def read_all(connection: Connection) -> list[StoredKey]:
 
 
 def page(connection: Connection, *, limit: int, after: str | None) -> KeyPage:
-    """Return a page of the keys in use, in the order of their names."""
+    """Return a page of the keys that are not revoked, in the order of their names."""
     begin = unseal(after, str, field="after") if after is not None else ""
     read = connection.execute(PAGE, {"after": begin, "limit": limit + 1}).all()
     items, onward = cut(read, limit, key=lambda row: row.name)
@@ -112,7 +112,7 @@ def used(connection: Connection, hashes: Sequence[bytes]) -> list[None]:
 
 
 def revoke(connection: Connection, name: str) -> bool:
-    """Revoke the key in use with this name, and void its tools' tokens. Return whether there was a key."""
+    """Revoke the key with this name and the tokens of its tools. Return whether there was such a key."""
     was_in_use = connection.execute(REVOKE, {"name": name}).one_or_none() is not None
     if was_in_use:
         connection.execute(END_LEASES, {"name": name})

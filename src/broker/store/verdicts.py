@@ -150,8 +150,8 @@ def _waiting(facts: TaskFacts) -> tuple[Verdict, str]:
     tools = facts.tools
     if facts.assigner_seen_at is None:
         return "no_assigner", (
-            "No assigner has ever asked for tasks, so no tool gets any. Start an assigner, for example with"
-            " `broker assign`."
+            "No assigner has ever asked for tasks, so no tool gets a task. Start an assigner, for example"
+            " with `broker assign`."
         )
     silence = facts.now - facts.assigner_seen_at
     if silence > timedelta(seconds=ASSIGNER_ABSENT_SECONDS):
@@ -172,7 +172,7 @@ def _no_tool(tools: ToolsByState) -> str:
     if not sum(tools):
         return "No tool is registered. Start a tool that can run the task."
     counts = [f"{count:,} {name}" for name, count in zip(ToolsByState._fields, tools, strict=True) if count]
-    return f"No tool is available. Of {_count(sum(tools), 'tool')}: {', '.join(counts)}."
+    return f"No tool is available. Registered: {', '.join(counts)}."
 
 
 def _before(count: int) -> str:

@@ -120,11 +120,11 @@ def _queue(stats: Stats) -> Text:
     else:
         text.append(f"  the oldest has waited for {span(stats.oldest_available_seconds)}; ")
     if stats.assigner_seen_at is None:
-        return text.append("no assigner has ever asked", "bold red")
+        return text.append("no assigner has ever asked for tasks", "bold red")
     silence = stats.at - stats.assigner_seen_at
     if silence.total_seconds() > ASSIGNER_ABSENT_SECONDS:
-        return text.append(f"no assigner has asked for {_span(silence)}", "bold red")
-    return text.append(f"an assigner asked {_span(silence)} ago", "green")
+        return text.append(f"no assigner has asked for tasks for {_span(silence)}", "bold red")
+    return text.append(f"an assigner asked for tasks {_span(silence)} ago", "green")
 
 
 def _label(name: str) -> Text:

@@ -10,7 +10,9 @@ from tests.support.reference.layout import listed
 
 def page() -> str:
     """Return the page."""
-    classes = sorted(_classes(BrokerError), key=lambda error: (error.status, error.code))
+    classes = _classes(BrokerError)
+    lowest = {error.code: error.status for error in sorted(classes, key=lambda error: -error.status)}
+    classes.sort(key=lambda error: (lowest[error.code], error.code, error.status))
     by_code = groupby(classes, key=lambda error: error.code)
     return layout.page(
         "Error codes",
@@ -33,7 +35,7 @@ def _section(name: str, classes: list[type[BrokerError]]) -> str:
     return "\n\n".join(
         [
             f"## {name}",
-            f"HTTP status {statuses}. The `detail` is specific to the request, or:",
+            f"HTTP status {statuses}. The `detail` describes your request, or is one of these general texts:",
             listed(details),
             *advice,
         ]
@@ -41,4 +43,5 @@ def _section(name: str, classes: list[type[BrokerError]]) -> str:
 
 
 def _paragraphs(error: type[BrokerError]) -> list[str]:
-    return [" ".join(text.split()) for text in cleandoc(error.__doc__ or "").split("\n\n")]
+    paragraphs = cleandoc(error.__doc__ or "").split("\n\n")
+    return [" ".join(text.split()) for text in paragraphs if not text.startswith("Args:")]

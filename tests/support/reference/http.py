@@ -62,7 +62,11 @@ def _operation(document: Document, path: str, method: str, operation: Document) 
     if body:
         [media] = body["content"].values()
         optional = "" if body.get("required") else " It may be omitted."
-        yield f"The request body is {_article(_kind(media['schema']))}.{optional}"
+        kind = _kind(media["schema"])
+        if kind == "[Nothing](#nothing)":
+            yield "The request needs no body."
+        else:
+            yield f"The request body is {_article(kind)}.{optional}"
     yield table(
         ["status", "response"],
         [
@@ -134,7 +138,7 @@ def _number_range(schema: Document) -> str:
     if "exclusiveMinimum" in schema and "maximum" in schema:
         return f" above {schema['exclusiveMinimum']}, up to {schema['maximum']}"
     if "minimum" in schema and "maximum" in schema:
-        return f" from {schema['minimum']} to {schema['maximum']}"
+        return f" from {schema['minimum']:g} to {_plain(schema['maximum'])}"
     return f" from {schema['minimum']}" if "minimum" in schema else ""
 
 
@@ -149,15 +153,22 @@ def _default(schema: Document) -> str:
     if "default" not in schema:
         return ""
     value = schema["default"]
-    # JSON names, but texts without quotes.
-    shown = value if isinstance(value, str) else json.dumps(value)
-    return f" (default {code(shown)})"
+    return f" (default {code(value if isinstance(value, str) else json.dumps(_plain(value)))})"
+
+
+def _plain(value: Any) -> Any:
+    """Return a number without a fraction as an integer, and any other value unchanged."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _meaning(item: Document) -> str:
     texts = [item.get("description", ""), item.get("schema", {}).get("description", "")]
     texts += [each.get("description", "") for each in item.get("anyOf", [])]
-    return " ".join(dict.fromkeys(text for text in texts if text))
+    # The descriptions of a field and of its type may share a beginning.
+    different = dict.fromkeys(text for text in texts if text)
+    return " ".join(
+        text for text in different if not any(text in other for other in different.keys() - {text})
+    )
 
 
 def _article(kind: str) -> str:

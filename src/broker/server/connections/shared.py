@@ -49,7 +49,7 @@ class Connections(ServerState):
         self.most = max(possible - _OTHER_FILES, 1)
         if possible < needed:
             log.warning(
-                "reduced BROKER_MAX_CONNECTIONS, because the limit of open files is too low",
+                "BROKER_MAX_CONNECTIONS reduced, because the limit of open files is too low",
                 wanted=self.settings.max_connections,
                 possible=self.most,
                 hard_limit_of_open_files=hard,

@@ -68,12 +68,12 @@ export const cancelTask = (app, id) => confirm(app, {
   danger: true,
   option: "End the task at once, even if its tool does not stop",
   act: (force) => call("DELETE", `${path("tasks", id)}${force ? "?force=true" : ""}`),
-  done: `Task ${id} is cancelled, or its tool is asked to stop.`,
+  done: `Task ${id} is cancelled. If it is still running, the broker has asked its tool to stop.`,
 });
 
 export const deleteTask = (app, id) => confirm(app, {
   title: `Delete task ${id}?`,
-  text: "The task has failed. If you delete it, nobody can retry it. The archive keeps every attempt.",
+  text: "The task has failed. If you delete it, you cannot retry it. The archive keeps every attempt.",
   verb: "Delete task",
   danger: true,
   act: () => call("DELETE", path("tasks", id)),
@@ -82,7 +82,7 @@ export const deleteTask = (app, id) => confirm(app, {
 
 export const retryTask = (app, id) => confirm(app, {
   title: `Retry task ${id}?`,
-  text: "The task returns to the queue, and its attempts count from zero.",
+  text: "The task returns to the queue, and the broker counts its attempts from zero.",
   verb: "Retry task",
   act: () => call("POST", path("tasks", id, "retry")),
   done: `Task ${id} is in the queue again.`,
@@ -94,12 +94,12 @@ export const requeueWork = (app, id, taskId) => confirm(app, {
     + "The same tool may get the task again. To prevent that, drain the tool first.",
   verb: "Requeue task",
   act: () => call("POST", path("work", id, "cancel"), { requeue: true }),
-  done: `The tool is asked to stop. Task ${taskId} then returns to the queue.`,
+  done: `The broker has asked the tool to stop. Then task ${taskId} returns to the queue.`,
 });
 
 export const drainTool = (app, id) => confirm(app, {
   title: `Drain tool ${id}?`,
-  text: "The tool finishes its current work and gets no new work. Draining ends when you stop it, or when the tool registers again.",
+  text: "The tool finishes its current work and gets no new work, until you stop draining or the tool registers again.",
   verb: "Drain tool",
   act: () => call("PATCH", path("tools", id), { draining: true }),
   done: `Tool ${id} is draining.`,
@@ -120,7 +120,7 @@ export const deleteTool = (app, id) => confirm(app, {
   danger: true,
   option: "Delete the tool even if it has work. The work is lost, and the tasks return to the queue.",
   act: (force) => call("DELETE", `${path("tools", id)}${force ? "?force=true" : ""}`),
-  errors: { tool_busy: "The tool has unfinished work. Drain it and wait, or tick the box to delete it now." },
+  errors: { tool_busy: "The tool has unfinished work. Drain it and wait, or select the option above to delete it now." },
   done: `Tool ${id} is deleted.`,
 });
 

@@ -6,7 +6,7 @@ import { age, between, count } from "./format.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
 const VIEWS = [["overview", "Overview"], ["waiting", "Waiting"], ["history", "History"]];
-const STATES = { connecting: "Connecting…", live: "Live", disconnected: "Not connected", "signed-out": "Signed out" };
+const STATES = { connecting: "Connecting…", live: "Connected", disconnected: "Not connected", "signed-out": "Signed out" };
 
 export const header = (app) => html`
   <div class="bar">

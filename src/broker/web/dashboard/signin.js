@@ -15,7 +15,7 @@ export class SignIn {
   template() {
     return html`<form class="sign-in" @submit=${(event) => this.#submit(event)}>
       <h1>Sign in</h1>
-      <p>This broker requires a key with the role <em>operator</em>. The person who runs the broker can create one:
+      <p>The dashboard needs a key with the role <em>operator</em>. The person who runs the broker can create one:
         <code class="detail">broker keys create --role operator --name NAME</code></p>
       ${this.#error ? html`<p class="error" role="alert">${this.#error}</p>` : nothing}
       <label>Key <input type="password" name="key" autocomplete="off" required autofocus></label>

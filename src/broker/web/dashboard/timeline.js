@@ -15,8 +15,9 @@ const MAX_DISTANCE = { mouse: 1, other: 10 };
 // A shorter movement is a click.
 const CLICK_WIDTH = 4;
 const HINT = "Point at a bar for details. Click it to open its record. Drag over a time range to zoom in.";
-const LABEL = "Timeline. Use the arrow keys to go from attempt to attempt, Home and End for the first and last attempt of a tool,"
-  + " Enter to open a record, plus and minus to zoom, and Shift with the left or right arrow key to move in time.";
+const LABEL = "Timeline. Use the arrow keys to go from attempt to attempt. Use Home and End to go to the first and last attempt"
+  + " of a tool. Press Enter to open a record, and plus or minus to zoom. Press Shift with the left or right arrow key to move"
+  + " in time.";
 
 export class Timeline {
   /** The element for the page. */
