@@ -219,7 +219,7 @@ async def test_a_task_that_no_tool_can_do_gets_a_remark_with_the_reason(
         assert first == "No tool is registered."
         await add_tool(http, "gpu-1", skills={"gpu": 1})
         second = await remark(http, "a", but=first)
-        assert second == "No tool has what the task needs: gpu ≥ 2. The nearest tool, gpu-1, has 1."
+        assert second == "No tool has what the task needs: gpu ≥ 2. The closest match, gpu-1, has 1."
         explanation = await get(http, "/v1/tasks/a/explain")
         assert explanation["verdict"] == "refused_by_assigner"
         assert explanation["detail"] == f"The assigner says: {second}"

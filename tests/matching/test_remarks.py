@@ -48,17 +48,17 @@ def test_the_remark_says_that_no_tool_is_registered() -> None:
     assert remark({"can": "print"}, []) == "No tool is registered."
 
 
-def test_the_remark_names_the_unmet_need_and_the_nearest_tool() -> None:
+def test_the_remark_names_the_unmet_need_and_the_closest_match() -> None:
     tools = [
         registered("counter", {"can": ["count", "sort"], "os": "linux"}),
         registered("eye", {"can": ["look"]}),
     ]
     assert remark({"can": "print", "os": "linux"}, tools) == (
-        'No tool has what the task needs: can = "print". The nearest tool, counter, has ["count", "sort"].'
+        'No tool has what the task needs: can = "print". The closest match, counter, has ["count", "sort"].'
     )
     assert remark({"can": "print", "gpu": 2}, tools) == (
         'No tool has what the task needs: can = "print" and gpu = 2.'
-        ' The nearest tool, counter, has ["count", "sort"] and no gpu.'
+        ' The closest match, counter, has ["count", "sort"] and no gpu.'
     )
 
 
@@ -66,10 +66,10 @@ def test_the_remark_describes_the_requirement_of_a_schema() -> None:
     needs = {"required": ["gpu"], "properties": {"gpu": {"minimum": 2}}}
     tools = [registered("cpu-1", {}), registered("gpu-1", {"gpu": 1}), registered("gpu-2", {"gpu": 0})]
     assert remark(needs, tools, "schema") == (
-        "No tool has what the task needs: gpu ≥ 2. The nearest tool, gpu-1, has 1."
+        "No tool has what the task needs: gpu ≥ 2. The closest match, gpu-1, has 1."
     )
     assert remark(needs, tools[:1], "schema") == (
-        "No tool has what the task needs: gpu. The nearest tool, cpu-1, has no gpu."
+        "No tool has what the task needs: gpu. The closest match, cpu-1, has no gpu."
     )
 
 
@@ -77,7 +77,7 @@ def test_the_remark_does_not_deny_a_skill_that_another_tool_has() -> None:
     tools = [registered("a", {"can": "print"}), registered("b", {"gpu": 2})]
     assert remark({"can": "print", "gpu": 2}, tools) == (
         "No single tool has everything that the task needs."
-        " The nearest tool, a, has no gpu instead of gpu = 2."
+        " The closest match, a, has no gpu instead of gpu = 2."
     )
 
 
@@ -181,7 +181,7 @@ def test_needs_are_checked_again_and_only_a_changed_remark_is_sent() -> None:
     desk.matcher.add_task(task("a", {"gpu": 1}))
     desk.now = 2
     assert desk.send(registered("t", {})) == {
-        "a": "No tool has what the task needs: gpu = 1. The nearest tool, t, has no gpu."
+        "a": "No tool has what the task needs: gpu = 1. The closest match, t, has no gpu."
     }
     desk.now = 11.9
     assert not desk.remarks.due()
@@ -190,7 +190,7 @@ def test_needs_are_checked_again_and_only_a_changed_remark_is_sent() -> None:
     assert desk.send(registered("t", {}, "busy")) == {}
     desk.now = 22
     assert desk.send(registered("t", {"gpu": 0})) == {
-        "a": "No tool has what the task needs: gpu = 1. The nearest tool, t, has 0."
+        "a": "No tool has what the task needs: gpu = 1. The closest match, t, has 0."
     }
     assert not desk.remarks.due()
 
@@ -223,7 +223,7 @@ def test_remarks_for_many_tasks_are_sent_in_portions(monkeypatch: pytest.MonkeyP
     desk.now = 12
     assert [len(desk.send(near)) for _ in range(13)] == [10] * 12 + [0]
     assert {each.remark for each in next(iter(desk.matcher.waiting)).queue} == {
-        "No tool has what the task needs: gpu = 1. The nearest tool, u, has 0."
+        "No tool has what the task needs: gpu = 1. The closest match, u, has 0."
     }
 
 

@@ -35,8 +35,8 @@ class Assigner:
     those tasks to other tools that match them.
 
     If no tool can do a task, or if all tools that can do it are offline or draining, the assigner adds a
-    remark to the task after a few seconds. The remark says what the task needs and what the nearest tool has.
-    `Handle.explain`, `broker explain` and the dashboard show it.
+    remark to the task after a few seconds. The remark says what the task needs and what the closest match
+    has. `Handle.explain`, `broker explain` and the dashboard show it.
 
     You may run several assigners at once. Each task is still assigned only once.
 
@@ -54,7 +54,7 @@ class Assigner:
         rank: A function `rank(skills, needs)` that returns the rank of a matching tool as a number. Higher is
             better. Default: all matching tools have the same rank.
         aging_seconds: A task that has waited this many seconds longer than another task counts as one
-            priority higher, so no task waits forever. With None, a higher priority always goes first.
+            priority higher, so no task waits forever. With None, a higher priority always comes first.
             Default: 3600.
         remarks: If True, the assigner adds remarks to waiting tasks.
         on_assigned: A function that the assigner calls after each assignment. Its argument has the
@@ -108,11 +108,11 @@ class Assigner:
         signals.run_until_signal(self.assign())
 
     def unmatched(self) -> Unmatched:
-        """Return needs and skills that never match, which often reveals a mistake in their spelling.
+        """Return needs and skills that do not match. Often one of them has a spelling mistake.
 
         Returns:
-            The needs of waiting tasks while younger tasks were assigned, and the skills of free tools that
-            no task has needed.
+            The needs whose tasks still wait while many newer tasks were assigned, and the skills of free
+            tools that no task has needed.
         """
         return self._matcher.unmatched()
 

@@ -133,7 +133,7 @@ class AsyncBroker:
         task: Task | None = None,
         existed: bool | None = None,
     ) -> AsyncHandle:
-        """Return a handle of a task that was submitted earlier, also by another program.
+        """Return a handle of a task that this or another program submitted earlier.
 
         This sends no request. If no task has the id, the methods of the handle raise `ProblemError` with the
         code `task_not_found`.

@@ -97,7 +97,7 @@ class Broker:
         return [Handle(handle, self._loop) for handle in submitted]
 
     def handle(self, id: str) -> Handle:  # noqa: A002 - what the API calls it
-        """Return a handle of a task that was submitted earlier, also by another program.
+        """Return a handle of a task that this or another program submitted earlier.
 
         This sends no request. If no task has the id, the methods of the handle raise `ProblemError` with the
         code `task_not_found`.

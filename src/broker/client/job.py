@@ -50,7 +50,8 @@ class FailedError(Exception):
 class StoppedError(Exception):
     """A handler raises this error to leave a job that should stop.
 
-    `Job.stop_if_cancelled` raises it for you. If no one has asked the job to stop, the job has failed.
+    `Job.stop_if_cancelled` raises it for you. If a handler raises it in a job that should not stop, the job
+    has failed.
     """
 
 
@@ -71,7 +72,7 @@ class AsyncJob:
         tool_id: The id of the tool.
         attempt: The number of this attempt at the task, 1 for the first.
         cancelled: True if the job should stop. Somebody has cancelled the task, the work has ended elsewhere
-            (for example because its time was up), or the tool is stopping.
+            (for example because it timed out), or the tool is stopping.
         reports_refused: The number of reports that the broker has refused.
         reported_at: The time of the last accepted report, on the clock of the event loop. For internal use.
         trace_context: The trace of the submitter: `traceparent` and `tracestate` as in W3C Trace Context.
@@ -259,7 +260,7 @@ class Job(AsyncJob):
         tool_id: The id of the tool.
         attempt: The number of this attempt at the task, 1 for the first.
         cancelled: True if the job should stop. Somebody has cancelled the task, the work has ended elsewhere
-            (for example because its time was up), or the tool is stopping.
+            (for example because it timed out), or the tool is stopping.
         reports_refused: The number of reports that the broker has refused.
         trace_context: The trace of the submitter: `traceparent` and `tracestate` as in W3C Trace Context.
             Empty if the submitter sent none.

@@ -47,7 +47,7 @@ def explain(needs: Needs, tools: ToolsBySkills, judge: Judge) -> Generator[None,
             candidates.append(_Candidate(mismatches, min(tool.id for tool in with_skills)))
         yield
     if candidates:
-        reason = _describe_nearest(candidates)
+        reason = _describe_closest(candidates)
     elif needs.trouble is not None:
         reason = f"The assigner cannot compare the needs of this task with the tools: {needs.trouble}"
     else:
@@ -68,24 +68,24 @@ def _describe_away(able: Sequence[ListedTool]) -> str:
     return f"Only tool {only.id} can do this task, and it has been offline since {since}."
 
 
-def _describe_nearest(candidates: Sequence[_Candidate]) -> str:
-    """Describe the needs that no tool meets, and the skills of the nearest tool."""
-    nearest = min(candidates, key=_distance)
-    # Another tool may have the skills that the nearest one lacks.
-    lacked = [each for each in nearest.mismatches if each.wanted and _nobody_has(each, candidates)]
+def _describe_closest(candidates: Sequence[_Candidate]) -> str:
+    """Describe the needs that no tool meets, and the skills of the tool that matches best."""
+    closest = min(candidates, key=_distance)
+    # Another tool may have the skills that this tool lacks.
+    lacked = [each for each in closest.mismatches if each.wanted and _nobody_has(each, candidates)]
     if lacked:
         wanted, had = _listed([each.wanted for each in lacked]), _listed([each.had for each in lacked])
-        return f"No tool has what the task needs: {wanted}. The nearest tool, {nearest.id}, has {had}."
-    if not nearest.mismatches[0].wanted:
-        # A function gives a reason, but no measure of how near the skills come.
+        return f"No tool has what the task needs: {wanted}. The closest match, {closest.id}, has {had}."
+    if not closest.mismatches[0].wanted:
+        # A function gives a reason, but no measure of the distance.
         reasons = [f"{each.id}: {each.mismatches[0].had}" for each in candidates]
         return f"No tool can do this task. {'; '.join(_first_of(reasons))}"
-    had = _listed([f"{each.had} instead of {each.wanted}" for each in nearest.mismatches])
-    return f"No single tool has everything that the task needs. The nearest tool, {nearest.id}, has {had}."
+    had = _listed([f"{each.had} instead of {each.wanted}" for each in closest.mismatches])
+    return f"No single tool has everything that the task needs. The closest match, {closest.id}, has {had}."
 
 
 def _distance(candidate: _Candidate) -> tuple[int, int, float, str]:
-    """Return the distance of a tool from the needs. Any value in a place is nearer than no value."""
+    """Return the distance of a tool from the needs. Any value in a place is closer than no value."""
     absent = sum(mismatch.absent for mismatch in candidate.mismatches)
     gaps = sum(mismatch.gap for mismatch in candidate.mismatches)
     return len(candidate.mismatches), absent, gaps, candidate.id

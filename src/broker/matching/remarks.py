@@ -12,7 +12,7 @@ from broker.matching.needs import Needs, QueuedTask
 # The maximum numbers of needs that are checked at a time, and of tasks that get a remark at a time.
 _MOST_CHECKED = 500
 _MOST_REMARKS = 2_000
-# The maximum number of these remarks that replace another one. When the nearest tool changes, this limit
+# The maximum number of these remarks that replace another one. When the closest match changes, this limit
 # avoids a write to a hundred thousand tasks at once.
 _MOST_REPLACED = 200
 

@@ -1,4 +1,4 @@
-"""Unmatched needs and skills: needs that younger tasks overtake, and skills that no task needs."""
+"""Unmatched needs and skills: needs that newer tasks overtake, and skills that no task needs."""
 
 from array import array
 from bisect import bisect_right, insort
@@ -39,7 +39,7 @@ class UnmatchedNeeds(Struct, frozen=True, kw_only=True):
 
 
 class UnmatchedSkills(Struct, frozen=True, kw_only=True):
-    """Skills of free tools that have met the needs of no task so far.
+    """Skills of free tools that no task has needed so far.
 
     `Assigner.unmatched` returns it. Often the skills contain a mistake, or nobody submits such tasks.
 
@@ -55,12 +55,12 @@ class UnmatchedSkills(Struct, frozen=True, kw_only=True):
 
 
 class Unmatched(Struct, frozen=True, kw_only=True):
-    """Needs and skills that do not match, which may reveal a mistake in them or in the `match` function.
+    """Needs and skills that do not match. They or the `match` function may contain a mistake.
 
-    `Assigner.unmatched` returns it. It is true if there are any such needs or skills.
+    `Assigner.unmatched` returns it. `bool` of it is True if it has any needs or skills.
 
     Args:
-        needs: The needs that younger tasks overtake, oldest first.
+        needs: The needs that newer tasks overtake, oldest first.
         skills: The skills that no task needs, oldest first.
     """
 

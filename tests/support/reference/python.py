@@ -16,7 +16,7 @@ from tests.support.reference.layout import code, listed
 
 _INTRODUCTION = """`broker.client` has everything that a Python program needs to be a tool, to submit tasks,
 or to be an assigner. [Python tools](../guides/python-tools.md) and
-[Submit from Python](../guides/submit-from-python.md) show it at work."""
+[Submit from Python](../guides/submit-from-python.md) show examples."""
 _WIDTH = 90
 _INDENTED = re.compile(r"(?m)(?:^ {4}.*\n?|^\n(?= {4}))+")
 

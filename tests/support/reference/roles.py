@@ -33,7 +33,7 @@ def page() -> str:
         "Roles",
         "A key has one or more roles. [Manage keys](../operate/keys.md) shows how to create and revoke keys."
         " While there are no keys, every request is allowed, but only from the machine of the service.",
-        table(["role", "may do"], [(code(role), text) for role, text in ROLES.items()]),
+        table(["role", "a key with this role"], [(code(role), text) for role, text in ROLES.items()]),
         "A tool receives a token of its own when it registers. The token allows the requests of that tool and"
         " nothing else.",
         "## Requests by role",
