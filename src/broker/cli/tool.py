@@ -32,8 +32,8 @@ _LAST_LINES_SECONDS = 1.0
 _HELP = """
 \b
 Payload      The program reads the payload as JSON from standard input (stdin). With --input file, it reads
-             the file that BROKER_INPUT names. In an argument, the tool replaces {NAME} by the field NAME of
-             the payload. It inserts a text unchanged, and any other value as JSON. It uses no shell.
+             the file that BROKER_INPUT names. In an argument, the tool replaces {NAME} with the field NAME
+             of the payload. It inserts a text unchanged, and any other value as JSON. It uses no shell.
 Result       The standard output (stdout) is the result. JSON stays JSON, other output becomes a text, and
              no output becomes null. The limit is 31 MiB. Write a larger result to a file, and print its path.
 Reports      Each line on standard error (stderr) becomes a report. Lines such as "progress: 0.4 text" and

@@ -31,11 +31,12 @@ def _classes(base: type[BrokerError]) -> list[type[BrokerError]]:
 def _section(name: str, classes: list[type[BrokerError]]) -> str:
     statuses = " or ".join(sorted({str(error.status) for error in classes}))
     details = list(dict.fromkeys(_paragraphs(error)[0] for error in classes))
+    these = "this text" if len(details) == 1 else "one of these texts"
     advice = dict.fromkeys(text for error in classes for text in _paragraphs(error)[1:])
     return "\n\n".join(
         [
             f"## {name}",
-            f"HTTP status {statuses}. The `detail` describes your request, or is one of these general texts:",
+            f"HTTP status {statuses}. The `detail` describes the error in your request, or is {these}:",
             listed(details),
             *advice,
         ]
