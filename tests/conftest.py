@@ -100,7 +100,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the slowest files first: one that starts last would keep a single process busy at the end."""
+    """Run the slowest files first. If one started last, the other processes would wait for it at the end."""
     positions = {Path(__file__).parent / name: position for position, name in enumerate(LONGEST)}
     items.sort(key=lambda item: positions.get(item.path, len(LONGEST)))
 

@@ -1,4 +1,4 @@
-"""Untrusted texts are shortened and get no characters that a terminal could act on."""
+"""Untrusted texts are shortened, and contain no characters that a terminal could interpret."""
 
 import json
 

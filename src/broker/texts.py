@@ -20,7 +20,7 @@ def shorten_in_the_middle(text: str, longest: int) -> str:
 
 
 def replace_unprintable(text: str, replacement: str = "\N{REPLACEMENT CHARACTER}", *, keep: str = "") -> str:
-    """Return a text with a replacement for each character that a terminal could act on.
+    """Return a text with a replacement for each character that a terminal could interpret.
 
     Args:
         text: An untrusted text.
@@ -31,7 +31,7 @@ def replace_unprintable(text: str, replacement: str = "\N{REPLACEMENT CHARACTER}
 
 
 def escape_unprintable(text: str, *, keep: str = "") -> str:
-    r"""Return a text with a JSON escape for each character that a terminal could act on, like `\u001b`.
+    r"""Return a text with a JSON escape for each character that a terminal could interpret, like `\u001b`.
 
     JSON text keeps its value.
 
@@ -43,5 +43,5 @@ def escape_unprintable(text: str, *, keep: str = "") -> str:
 
 
 def one_line(text: str) -> str:
-    """Return a text on one line, without characters that a terminal could act on."""
+    """Return a text on one line, without characters that a terminal could interpret."""
     return replace_unprintable(" ".join(text.split()))

@@ -200,7 +200,7 @@ def test_admin_key_may_be_set_in_one_place_only(tmp_path: Path) -> None:
         Settings(admin_key_file=tmp_path / "missing").load_admin_key()
 
 
-async def test_web_pages_from_elsewhere_may_use_a_key(serve: Serve) -> None:
+async def test_web_pages_of_other_origins_can_use_a_key(serve: Serve) -> None:
     client = (await serve(admin_key="a-key")).client
     for headers in HOSTILE:
         assert (await client.get("/v1/tools", headers=headers | bearer("a-key"))).status_code == 200
@@ -265,7 +265,7 @@ async def create_key(*arguments: str, **environment: str) -> str:
     return key
 
 
-async def test_cli_creates_lists_and_revokes_keys_beside_a_running_service(
+async def test_cli_creates_lists_and_revokes_keys_while_a_service_runs(
     data_dir: Path,
 ) -> None:
     here = {"BROKER_DATA_DIR": str(data_dir)}

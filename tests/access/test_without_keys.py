@@ -29,13 +29,13 @@ async def assert_refused(broker: Running, headers: dict[str, str], request: str)
 
 @pytest.mark.parametrize("headers", HOSTILE, ids=str)
 @pytest.mark.parametrize("plain_request", ["POST /v1/tasks", "GET /v1/tools", "GET /metrics"])
-async def test_without_keys_web_pages_from_elsewhere_are_refused(
+async def test_without_keys_web_pages_of_other_origins_are_refused(
     broker: Running, headers: dict[str, str], plain_request: str
 ) -> None:
     await assert_refused(broker, headers, plain_request)
 
 
-FROM_ELSEWHERE: list[dict[str, str]] = [
+FROM_OTHER_MACHINES: list[dict[str, str]] = [
     {"X-Forwarded-For": "192.0.2.7"},
     {"X-Forwarded-For": "127.0.0.1, 192.0.2.7"},
     {"X-Forwarded-For": "unknown"},
@@ -44,9 +44,9 @@ FROM_ELSEWHERE: list[dict[str, str]] = [
 ]
 
 
-@pytest.mark.parametrize("headers", FROM_ELSEWHERE, ids=str)
+@pytest.mark.parametrize("headers", FROM_OTHER_MACHINES, ids=str)
 @pytest.mark.parametrize("plain_request", ["POST /v1/tasks", "GET /v1/tools"])
-async def test_without_keys_requests_through_a_proxy_from_elsewhere_are_refused(
+async def test_without_keys_requests_that_a_proxy_forwards_for_other_machines_are_refused(
     broker: Running, headers: dict[str, str], plain_request: str
 ) -> None:
     await assert_refused(broker, headers, plain_request)
@@ -62,14 +62,14 @@ async def test_without_keys_a_proxy_may_forward_requests_of_this_machine(
     assert (await broker.client.get("/v1/tools", headers=headers)).status_code == 200
 
 
-async def test_without_keys_the_pages_of_the_service_are_admitted(broker: Running) -> None:
+async def test_without_keys_the_pages_of_the_service_have_access(broker: Running) -> None:
     port = httpx.URL(broker.url).port
     for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"LOCALHOST:{port}", f"[::1]:{port}"):
         headers = {"Host": host, "Origin": f"http://{host}"}
         assert (await broker.client.get("/v1/tools", headers=headers)).status_code == 200
 
 
-@pytest.mark.parametrize("headers", HOSTILE + FROM_ELSEWHERE, ids=str)
+@pytest.mark.parametrize("headers", HOSTILE + FROM_OTHER_MACHINES, ids=str)
 async def test_only_this_machine_can_create_the_first_key(
     http: httpx.AsyncClient, headers: dict[str, str]
 ) -> None:

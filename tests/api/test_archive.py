@@ -53,7 +53,7 @@ async def test_a_record_contains_the_task_the_tool_the_work_and_its_reports(http
     assert record["started_at"] <= record["ended_at"]
 
 
-async def test_a_record_shows_the_tool_as_it_was_and_no_token(http: httpx.AsyncClient) -> None:
+async def test_a_record_has_the_earlier_skills_of_its_tool_and_no_token(http: httpx.AsyncClient) -> None:
     work = await add_ended_work(http, "a")
     await http.patch("/v1/tools/t", json={"skills": "changed"})
     record = await get(http, f"/v1/archive/{work}")
@@ -65,7 +65,7 @@ async def test_an_empty_archive_is_an_empty_list(http: httpx.AsyncClient) -> Non
     assert await get(http, "/v1/archive") == {"items": [], "next": None}
 
 
-async def test_the_list_and_the_single_record_are_equal(http: httpx.AsyncClient) -> None:
+async def test_a_listed_record_equals_the_single_record(http: httpx.AsyncClient) -> None:
     work = await add_ended_work(http, "a")
     assert (await get(http, "/v1/archive"))["items"] == [await get(http, f"/v1/archive/{work}")]
 

@@ -280,7 +280,7 @@ async def test_the_first_registration_in_a_batch_owns_the_tool(store: Store, sql
 # Large requests, and requests with many errors
 
 
-async def test_the_reports_of_a_work_can_always_be_archived(
+async def test_the_reports_of_a_work_item_can_always_be_archived(
     store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new_work = await steps.add_running_work(store)
@@ -297,7 +297,7 @@ async def test_the_reports_of_a_work_can_always_be_archived(
     assert len(steps.reports_of(ended.record)) == 1
 
 
-async def test_a_report_beyond_the_size_limit_of_a_work_is_refused(
+async def test_a_report_above_the_size_limit_of_its_work_item_is_refused(
     broker: Running, sql: asyncpg.Connection
 ) -> None:
     await add_tool(broker.client)

@@ -100,7 +100,7 @@ async def test_work_with_a_cancel_request_ends_as_requested_unless_it_succeeds(
 
 
 @pytest.mark.parametrize("requeue", [False, True])
-async def test_a_success_before_the_deletion_stands(http: httpx.AsyncClient, requeue: bool) -> None:
+async def test_a_success_before_the_deletion_is_kept(http: httpx.AsyncClient, requeue: bool) -> None:
     pair = await add_running_work(http)
     await cancel(http, pair.work, requeue=requeue)
     assert (await complete_work(http, pair.work, result=1))["outcome"] == "succeeded"

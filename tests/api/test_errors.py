@@ -730,7 +730,9 @@ def to_json(value: Any) -> str:
 
 @given(value=values, raw=st.booleans())
 @settings(max_examples=60 if THOROUGH else 30, deadline=None, suppress_health_check=list(HealthCheck))
-async def test_any_json_comes_back_equal_from_every_field(broker: Running, value: Any, raw: bool) -> None:
+async def test_every_field_returns_json_that_equals_the_stored_json(
+    broker: Running, value: Any, raw: bool
+) -> None:
     http, task, tool = broker.client, str(uuid4()), str(uuid4())
     text = to_json(value)
     expected = parse_exactly(text)

@@ -75,7 +75,7 @@ async def test_a_tool_without_work_goes_offline_and_is_not_a_candidate(
 
 
 @pytest.mark.parametrize("request_name", REQUESTS)
-async def test_the_next_request_of_an_offline_tool_brings_it_back(
+async def test_the_next_request_of_an_offline_tool_brings_it_back_online(
     http: httpx.AsyncClient, sql: asyncpg.Connection, request_name: str
 ) -> None:
     pair = await add_running_work(http)
@@ -103,7 +103,7 @@ async def test_a_tool_that_returns_wakes_a_waiting_assigner(
     assert [tool["id"] for tool in (await finish_long_poll(poll))["tools"]] == ["t"]
 
 
-async def test_requests_of_other_clients_do_not_bring_a_tool_back(
+async def test_requests_of_other_clients_do_not_bring_a_tool_back_online(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     await add_tool(http)

@@ -59,7 +59,7 @@ async def test_a_repeated_report_counts_once(store: Store, sql: asyncpg.Connecti
     assert tuple(row) == (1, await sql.fetchval("select sum(size) from work_reports"))
 
 
-async def test_a_work_accepts_a_hundred_thousand_reports_and_continues(
+async def test_a_work_item_accepts_a_hundred_thousand_reports_and_continues(
     broker: Running, sql: asyncpg.Connection
 ) -> None:
     await add_tool(broker.client)

@@ -297,7 +297,7 @@ async def test_tasks_are_listed_by_state(http: httpx.AsyncClient) -> None:
         (None, ["null"]),
     ],
 )
-async def test_tasks_are_filtered_by_what_their_needs_contain(
+async def test_tasks_are_filtered_by_the_content_of_their_needs(
     http: httpx.AsyncClient, needs: Any, expected: list[str]
 ) -> None:
     await add_task(http, "image", needs={"kind": "image"})

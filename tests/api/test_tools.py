@@ -384,7 +384,7 @@ async def test_prefer_wait_is_limited_to_the_range(broker: Running, http: httpx.
     assert ids((await finish_long_poll(poll))["items"]) == [work["id"]]
 
 
-async def test_prefer_wait_yields_to_the_parameter(http: httpx.AsyncClient) -> None:
+async def test_wait_parameter_overrides_prefer_wait(http: httpx.AsyncClient) -> None:
     await add_tool(http)
     async with asyncio.timeout(5):
         response = await http.get("/v1/tools/t/work?wait=0", headers={"Prefer": "wait=60"})

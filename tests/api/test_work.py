@@ -66,7 +66,7 @@ async def test_new_work_has_every_field(http: httpx.AsyncClient) -> None:
     }  # fmt: skip
 
 
-async def test_a_single_work_includes_its_reports(http: httpx.AsyncClient) -> None:
+async def test_a_single_work_item_includes_its_reports(http: httpx.AsyncClient) -> None:
     pair = await add_assigned_work(http)
     listed = (await get(http, "/v1/work"))["items"][0]
     work = await get(http, f"/v1/work/{pair.work}")
@@ -89,7 +89,7 @@ async def test_work_is_listed_by_tool_task_and_state(http: httpx.AsyncClient) ->
         assert sorted(listed) == sorted(works[name] for name in expected), query
 
 
-async def test_paging_lists_each_work_once(http: httpx.AsyncClient) -> None:
+async def test_paging_lists_each_work_item_once(http: httpx.AsyncClient) -> None:
     works = [(await add_assigned_work(http, f"x{n}")).work for n in range(7)]
     pages = await get_pages(http, "/v1/work", limit=3, tool_id="t")
     assert [len(page) for page in pages if page] == [3, 3, 1]
@@ -233,7 +233,7 @@ async def test_a_report_repeated_after_the_end_causes_no_other_error(http: httpx
     assert response.status_code in (200, 409)
 
 
-async def test_two_works_may_have_reports_with_the_same_id(http: httpx.AsyncClient) -> None:
+async def test_two_work_items_may_have_reports_with_the_same_id(http: httpx.AsyncClient) -> None:
     name = str(uuid4())
     for task in ("a", "b"):
         pair = await add_running_work(http, task)
@@ -472,7 +472,7 @@ async def test_a_task_is_cancelled_when_its_tool_cancels_the_work(http: httpx.As
     assert (task["state"], task["error"]) == ("cancelled", "stopped by hand")
 
 
-async def test_a_tool_that_comes_back_late_cannot_touch_the_next_attempt(http: httpx.AsyncClient) -> None:
+async def test_a_tool_that_returns_late_cannot_change_the_next_attempt(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     await complete_work(http, pair.work, "released")
     again = (await assign(http))["id"]
@@ -558,7 +558,7 @@ async def test_a_batch_of_completions_can_be_repeated(http: httpx.AsyncClient) -
     assert len((await get(http, "/v1/archive"))["items"]) == 10
 
 
-async def test_the_first_completion_of_a_work_in_a_batch_wins(http: httpx.AsyncClient) -> None:
+async def test_the_first_completion_of_a_work_item_in_a_batch_wins(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     items = [{"work_id": pair.work, "outcome": outcome} for outcome in ("failed", "succeeded", "failed")]
     response = await http.post("/v1/work/complete", json={"items": items})
@@ -590,7 +590,7 @@ async def test_a_result_that_postgresql_cannot_store_refuses_the_whole_batch(
     assert (await get(http, "/v1/tasks/b"))["state"] == "running"
 
 
-async def test_a_thousand_works_can_be_completed_in_a_batch(http: httpx.AsyncClient) -> None:
+async def test_a_thousand_work_items_can_be_completed_in_a_batch(http: httpx.AsyncClient) -> None:
     names = [f"x{n}" for n in range(1000)]
     await add_tasks(http, *names)
     await add_tool(http, capacity=1000)

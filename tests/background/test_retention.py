@@ -108,7 +108,7 @@ async def test_retention_continues_after_an_interruption(store: Store, sql: asyn
         await timed_out.roll_back()
         await timed_out.begin()
     assert await sql.fetchval("select count(*) from ended_tasks") == 15
-    # As by another process, or by this one after a restart.
+    # Another process, or this one after a restart, begins again with a new `Retention`.
     assert await keep(store, Retention(DAYS)) == [10, 5, 1]
     assert OLD not in await partitions(sql)
     assert await sql.fetchval("select count(*) from ended_tasks") == 0

@@ -194,7 +194,7 @@ async def test_a_tool_that_sends_a_heartbeat_just_in_time_stays_online(
     assert await offline(sql) == []
 
 
-async def test_a_waiting_heartbeat_brings_its_offline_tool_back(
+async def test_a_waiting_heartbeat_brings_its_offline_tool_back_online(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     await steps.add_running_work(store)
@@ -509,7 +509,7 @@ async def test_a_tool_with_large_work_goes_offline_in_bounded_batches(
     await steps.check_invariants(sql)
 
 
-async def test_a_tool_that_comes_back_between_two_batches_keeps_the_rest_of_its_work(
+async def test_a_tool_that_returns_between_two_batches_keeps_the_rest_of_its_work(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     await work_of_one_tool(store, "a", "b", "c")

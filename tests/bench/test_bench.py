@@ -120,7 +120,7 @@ def test_summary_without_rounds_is_empty() -> None:
     assert measured(share=("ours", "bare")).summary() == {}
 
 
-def test_share_of_a_usual_number_is_at_least_one() -> None:
+def test_a_small_share_of_a_number_is_at_least_one() -> None:
     assert [Size(share=0.02).of(usual) for usual in (1000, 100, 1)] == [20, 2, 1]
 
 

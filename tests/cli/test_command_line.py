@@ -97,8 +97,8 @@ def shell(command: str, **environment: str) -> subprocess.CompletedProcess[bytes
     )
 
 
-# All commands print their help in the same way. So one that imports the service and one that imports the
-# client are enough.
+# All commands print their help in the same way. So two are enough: one imports the service, and the other
+# imports the client.
 @pytest.mark.parametrize(
     "path",
     [
@@ -226,7 +226,7 @@ async def test_tool_as_process_1_reaps_orphans_of_its_programs(broker: Running, 
                 assert response.status_code == 201
                 task = (await broker.client.get(f"/v1/tasks/t{number}?wait=60")).json()
                 assert task["state"] == "succeeded", task
-        # At most the orphans of the last program may still be zombies.
+        # Only orphans of the last program may still be zombies: the tool has reaped all earlier ones.
         assert task["result"] <= 20
         # Process 1 forwards the signal, and ends with the status of its child.
         [first] = psutil.Process(process.pid).children()

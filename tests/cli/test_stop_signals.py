@@ -77,7 +77,7 @@ def test_sigterm_ends_a_command_quietly_at_any_time(place: str, ctrl_c: str) -> 
     assert (ended.returncode, ended.stderr) == (128 + signal.SIGTERM, "")
 
 
-def test_commands_run_coroutines_only_where_signals_are_held_back() -> None:
+def test_commands_run_coroutines_only_through_the_signal_functions() -> None:
     modules = Path(broker.cli.__file__).parent.glob("*.py")
     assert [
         module.name for module in modules if re.search(r"(asyncio|uvloop)\.run\(", module.read_text())

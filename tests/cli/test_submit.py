@@ -147,7 +147,7 @@ async def test_unchanged_file_is_submitted_once(
 
 @settings(max_examples=40)
 @given(st.text(st.characters(codec="utf-8", exclude_characters="/\x00"), min_size=1, max_size=60))
-async def test_once_derives_a_valid_id_from_any_file_name(name: str) -> None:
+async def test_option_once_derives_a_valid_id_from_any_file_name(name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"x{name}"
         other = Path(folder) / f"y{name}"
@@ -357,7 +357,7 @@ async def test_task_continues_after_the_time_limit(broker: Running, http: httpx.
     ended = await run(broker.url, "submit", "--needs", "1", "--id", "a", "--within", "0.2")
     assert (ended.status, ended.out) == (124, "")
     assert ended.err == (
-        "The time is up. The task continues. `broker explain a` says why a task waits."
+        "The wait timed out. The task continues. `broker explain a` says why a task waits."
         " To wait again, repeat the command. It does not submit the same ids twice.\n"
     )
     assert ids(await live_tasks(http)) == ["a"]

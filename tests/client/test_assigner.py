@@ -36,7 +36,7 @@ async def assigning(assigner: Assigner) -> AsyncIterator[None]:
 
 
 async def assigned_to(http: httpx.AsyncClient, task: str) -> str:
-    """Return the tool of a task after its assignment."""
+    """Wait until a task is assigned, and return the id of its tool."""
     work = (await wait_for_state(http, f"/v1/tasks/{task}", "assigned"))["work_id"]
     return str((await get(http, f"/v1/work/{work}"))["tool_id"])
 

@@ -182,7 +182,7 @@ def test_any_retry_after_header_results_in_a_pause(text: str) -> None:
     assert retry_after(httpx.Response(503, headers={"Retry-After": header})) >= 0
 
 
-async def test_a_wait_for_a_result_ends_in_time_while_the_broker_is_away() -> None:
+async def test_a_wait_for_a_result_ends_in_time_while_the_broker_is_unreachable() -> None:
     async with replying(REFUSED) as (connection, _):
         began = time.monotonic()
         with pytest.raises(httpx.ConnectError):

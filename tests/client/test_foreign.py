@@ -150,7 +150,7 @@ async def test_a_response_of_another_server_is_retried(
     assert f"another server responded: {foreign.status_code}" in caplog.text
 
 
-async def test_the_log_describes_the_response_of_another_server(
+async def test_the_client_logs_the_response_of_another_server(
     pauses: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     page = httpx.Response(404, html="<html>\n  <title>Not here\x1b[2J</title>\n" + "x" * 1000)

@@ -160,7 +160,7 @@ def heartbeats(lease_seconds: float, url: str = "http://broker", **options: Any)
 
 
 @pytest.mark.parametrize("lease_seconds", [5, 60, 86_400])
-async def test_heartbeats_continue_every_third_of_the_lease_while_the_broker_is_away(
+async def test_heartbeats_continue_every_third_of_the_lease_while_the_broker_is_unreachable(
     lease_seconds: float,
 ) -> None:
     """An attempt and the pause after it take at most a third of the lease, in spite of `Retry-After`."""

@@ -76,7 +76,7 @@ build_image() {
 }
 
 size() { build images --format '{{.Size}}' "$1"; }
-# Not at /var/lib/broker: that is a volume of the image, and buildah 1.28 sometimes mounts it over this folder.
+# /var/lib/broker is a volume of the image. buildah 1.28 sometimes mounts it over a folder, so this uses another path.
 run_in_container() { build run --isolation chroot --volume "$WORK/data:/srv/data" --env BROKER_DATA_DIR=/srv/data "$@"; }
 # run_restricted OPTIONS…: run in the container as the image's user, without capabilities.
 run_restricted() { run_in_container --cap-drop all --user 10001:10001 --volume "$WORK/secrets:/run/secrets:ro" "$@"; }

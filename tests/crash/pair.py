@@ -45,7 +45,7 @@ class Server:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not (self.runs() and self._is_ready()):
                 if not self.runs():
-                    # It ends again while backends of a killed server still use the data.
+                    # A new server ends at once while backends of a killed server still use the data.
                     self._process = self._programs.account.spawn(command, output=subprocess.DEVNULL)
                 await asyncio.sleep(0.02)
 

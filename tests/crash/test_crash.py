@@ -106,7 +106,7 @@ async def test_a_tool_that_stops_under_load_loses_no_work(database: str, tmp_pat
 
 
 @pytest.mark.thorough
-async def test_a_suspended_tool_goes_offline_and_comes_back(database: str, tmp_path: Path) -> None:
+async def test_a_suspended_tool_goes_offline_and_comes_back_online(database: str, tmp_path: Path) -> None:
     async with running_laboratory(database, tmp_path, tools=1) as laboratory:
         [tool] = laboratory.tools
         async with laboratory.submitters.at_work():

@@ -143,7 +143,7 @@ def test_moon_is_lit_from_the_left_and_has_one_large_crater(results: Any) -> Non
     assert 15 <= craters["count"] <= 30
 
 
-def test_page_has_eight_lines(results: Any) -> None:
+def test_picture_of_a_page_has_eight_lines(results: Any) -> None:
     layout, _ = results["page.png", "measure_layout"]
     assert layout["words_per_line"][:6] == [2, 10, 9, 7, 11, 4]
     assert layout["lines"] == 8

@@ -19,7 +19,9 @@ PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
 
 @pytest.mark.parametrize("text", [page.read_text() for page in PAGES], ids=[page.stem for page in PAGES])
-async def test_every_block_of_a_page_runs(text: str, broker: Running, tmp_path: Path, data_dir: Path) -> None:
+async def test_every_code_block_of_a_page_runs(
+    text: str, broker: Running, tmp_path: Path, data_dir: Path
+) -> None:
     if "broker backup" in text:
         # `broker backup` needs the database of an earlier service.
         with EmbeddedPostgres(data_dir) as postgres:
@@ -61,7 +63,7 @@ def capacity(**numbers: float) -> dict[str, Any]:
     return variables
 
 
-def test_the_needs_of_a_load_add_up() -> None:
+def test_the_capacity_for_a_load_is_the_sum_of_its_parts() -> None:
     load = {
         "tools": 10_000,
         "tasks_per_second": 100,

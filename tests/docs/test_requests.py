@@ -23,7 +23,7 @@ def test_the_tutorial_has_a_table_of_requests() -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="this machine has no curl")
 @pytest.mark.parametrize(("request_line", "status"), REQUESTS)
-async def test_each_request_of_the_table_gets_the_status_beside_it(
+async def test_each_request_in_the_table_gets_the_status_in_its_row(
     broker: Running, sql: asyncpg.Connection, request_line: str, status: str
 ) -> None:
     http = broker.client

@@ -249,7 +249,7 @@ async def prepare(http: httpx.AsyncClient, plain_request: PlainRequest, name: st
     return fill(plain_request.path, names), fill(plain_request.body, names)
 
 
-def marked_handlers(app: Any) -> list[tuple[str, str, HTTPRouteHandler]]:
+def fast_path_handlers(app: Any) -> list[tuple[str, str, HTTPRouteHandler]]:
     """Return the method, path and handler of every handler with `fast_path=True`."""
     return [
         (method, route.path_format, handler)
@@ -261,19 +261,19 @@ def marked_handlers(app: Any) -> list[tuple[str, str, HTTPRouteHandler]]:
     ]
 
 
-async def test_every_marked_handler_has_a_route_and_a_description(
+async def test_every_handler_of_the_fast_path_has_a_route_and_a_description(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     described = (await http.get("/openapi.json")).json()["paths"]
-    handlers = marked_handlers(fast_path_of(broker).app)
+    handlers = fast_path_handlers(fast_path_of(broker).app)
     assert handlers
     for method, path, _ in handlers:
         assert described[path][method.lower()]["responses"], (method, path)
 
 
-async def test_every_marked_handler_has_a_request_in_this_module(broker: Running) -> None:
+async def test_every_handler_of_the_fast_path_has_a_request_in_this_module(broker: Running) -> None:
     compared = {(request.method, request.path.partition("?")[0]) for request in PLAIN_REQUESTS}
-    for method, path, _ in marked_handlers(fast_path_of(broker).app):
+    for method, path, _ in fast_path_handlers(fast_path_of(broker).app):
         assert (method, re.sub(r"_id\b", "", path)) in compared
 
 

@@ -212,7 +212,7 @@ async def send(
 @pytest.mark.parametrize(
     ("method", "path", "roles"), REQUESTS, ids=[f"{method} {path}" for method, path, _ in REQUESTS]
 )
-async def test_role_may_make_exactly_the_requests_of_the_table(
+async def test_role_allows_exactly_the_requests_in_the_table(
     broker: Running,
     secrets: dict[str, str],
     worlds: dict[str, World],
@@ -282,7 +282,7 @@ async def test_guards_and_the_database_have_the_same_roles(broker: Running, sql:
     assert set(re.findall(r"'(\w+)'::text", listed)) == set(ROLES)
 
 
-async def test_table_has_every_route(broker: Running) -> None:
+async def test_table_of_roles_has_every_route(broker: Running) -> None:
     requests = {(method, path.partition("?")[0]) for method, path, _ in REQUESTS}
     listed = {(method, re.sub(r"\{\w+\}", "{}", path)) for method, path in requests}
     files = {("GET", path) for path in [*PATHS_WITHOUT_KEY, *FOLDERS]}
@@ -304,7 +304,7 @@ async def test_pages_without_data_need_no_key(broker: Running, http: httpx.Async
     assert_problem(await http.get("/nothing"), 404, "not_found")
 
 
-async def test_list_has_only_the_things_of_the_caller(
+async def test_list_has_only_the_items_of_the_caller(
     http: httpx.AsyncClient, secrets: dict[str, str], create: CreateWorld
 ) -> None:
     theirs, others = await create("theirs"), await create("others")

@@ -87,7 +87,7 @@ def depth_of(value: Any) -> int:
 
 
 @given(value=values, step=st.integers(1, 40), most=st.integers(1, 5))
-def test_depth_does_not_depend_on_the_size_of_the_steps(value: Any, step: int, most: int) -> None:
+def test_json_depth_does_not_depend_on_the_size_of_the_steps(value: Any, step: int, most: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_limits, "STEP_BYTES", step)
         patch.setattr(json_limits, "_PAUSE_SECONDS", 0)

@@ -75,9 +75,9 @@ class Service:
             await self.sql.execute(f"delete from {table}")
 
     async def move(self, statement: str, id_: str, chore: due.Chore) -> None:
-        """Move time for one row, and do the upkeep that is then due."""
+        """Move the time of one row, and run the upkeep that is then due."""
         await self.sql.execute(statement, id_)
-        # The service's own upkeep runs at the same time.
+        # The upkeep of the service runs at the same time and may handle the row first.
         while (seconds := await self.store.read(due.seconds_to_next, chore)) is not None and seconds <= 0:
             await self.store.run(chore.do, 100)
 

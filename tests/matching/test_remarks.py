@@ -317,7 +317,7 @@ def test_skills_of_registered_tools_are_never_forgotten(
     assert len(desk.matcher.skills) <= 3
 
 
-def test_the_gap_of_two_numbers_measures_how_near_they_are() -> None:
+def test_the_gap_of_two_numbers_grows_with_their_distance() -> None:
     assert gap(8, 4) < gap(8, 1)
     assert gap(10**400, 1) == 1
     assert (gap(0, 0), gap(True, 1), gap("a", 1)) == (0, 1, 1)

@@ -172,7 +172,7 @@ def test_superuser_broker_owns_the_database_broker(shared: EmbeddedPostgres) -> 
         ("log_rotation_age", "1d"),
     ],
 )
-def test_server_has_this_setting(shared: EmbeddedPostgres, name: str, value: str) -> None:
+def test_embedded_server_has_this_setting(shared: EmbeddedPostgres, name: str, value: str) -> None:
     assert query(shared, f"SELECT current_setting('{name}')") == value
 
 
@@ -185,7 +185,7 @@ def test_server_for_tests_is_not_durable(running: EmbeddedPostgres) -> None:
         assert query(running, f"SELECT current_setting('{name}')") == "off"
 
 
-def test_only_the_owner_can_enter_its_folders(shared: EmbeddedPostgres) -> None:
+def test_only_the_owner_has_access_to_the_data_folder(shared: EmbeddedPostgres) -> None:
     for folder in (shared.data_dir, *(shared.data_dir / name for name in ("postgres", "run", "log"))):
         assert mode(folder) == 0o700
     assert mode(shared.data_dir / "broker.lock") == 0o600
@@ -316,9 +316,9 @@ def test_data_folder_may_have_any_name(place: Path, data_dir: Path, name: str) -
             socket = Path(str(make_url(postgres.url()).query["host"]))
             assert mode(socket) == 0o700
             assert len(os.fsencode(socket / ".s.PGSQL.5432")) <= 107
-            elsewhere = len(name) > 100 or "," in name
-            assert socket.is_relative_to(place) != elsewhere
-        assert socket.exists() != elsewhere
+            is_outside = len(name) > 100 or "," in name
+            assert socket.is_relative_to(place) != is_outside
+        assert socket.exists() != is_outside
     finally:
         (place / name / "data").rename(data_dir)
 
@@ -531,7 +531,7 @@ def test_error_of_a_failed_start_contains_the_log_of_postgresql(
 def test_failed_start_on_a_full_disk_is_reported(running: EmbeddedPostgres) -> None:
     running.stop()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # As on a full disk, the server cannot even write postmaster.pid.
+    # This limit simulates a full disk: the server cannot even write postmaster.pid.
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
     try:
         with pytest.raises(errors.StartError, match=r"No space left on device|File too large"):

@@ -234,7 +234,7 @@ async def test_failure_has_the_last_lines_and_is_retried(
     assert (reported[0], reported[-1], len(reported)) == ("exit status 3", "no such file", 21)
 
 
-async def test_exit_status_of_give_up_on_is_not_retried(
+async def test_exit_status_in_the_give_up_on_option_is_not_retried(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     async with running_tool(broker, tmp_path, sh("exit 7"), give_up_on=(2, 7)):

@@ -172,7 +172,7 @@ async def test_a_batch_has_the_results_of_the_same_pairs_one_by_one(
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_concurrent_assigners_create_one_work_for_each_task_and_fill_each_tool(
+async def test_concurrent_assigners_create_one_work_item_for_each_task_and_fill_each_tool(
     store: Store, sql: asyncpg.Connection, seed: int
 ) -> None:
     randomness = random.Random(seed)

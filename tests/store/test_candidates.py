@@ -61,7 +61,7 @@ def reader(store: Store) -> Reader:
 NOTHING: tuple[list[str], list[str]] = ([], [])
 
 
-async def test_a_reading_without_a_cursor_returns_everything_available(store: Store, reader: Reader) -> None:
+async def test_a_read_without_a_cursor_returns_everything_available(store: Store, reader: Reader) -> None:
     await steps.submit(store, "a", "b")
     await steps.submit(store, "later", not_before=datetime.now(UTC) + timedelta(hours=1))
     await steps.register(store, "t", "u", "full", "draining")
@@ -76,7 +76,7 @@ async def test_tasks_are_offered_by_priority_and_then_by_age(store: Store, reade
     assert await reader.news() == (["3", "1", "4", "0", "5", "2"], [])
 
 
-async def test_a_reading_with_a_cursor_returns_only_new_rows(store: Store, reader: Reader) -> None:
+async def test_a_read_with_a_cursor_returns_only_new_rows(store: Store, reader: Reader) -> None:
     await steps.submit(store, "a")
     await steps.register(store, "t")
     await reader.news()
@@ -109,7 +109,7 @@ async def test_the_next_page_continues_where_the_last_one_ended(store: Store) ->
     assert await Reader(store, limit=47).news() == (in_order, homes)
 
 
-async def test_new_tasks_on_several_pages_come_in_the_order_of_the_offer(store: Store) -> None:
+async def test_new_tasks_on_several_pages_are_in_the_order_of_the_offer(store: Store) -> None:
     reader = Reader(store, limit=10)
     await steps.submit(store, *(f"old-{number}" for number in range(15)), priority=3)
     await reader.news()
@@ -122,7 +122,9 @@ async def test_new_tasks_on_several_pages_come_in_the_order_of_the_offer(store: 
 
 @pytest.mark.parametrize("count", [9, 10, 11, 20, 21])
 @pytest.mark.parametrize("new", [True, False])
-async def test_a_reading_ends_exactly_at_a_full_page(store: Store, count: int, new: bool) -> None:
+async def test_a_read_around_the_size_of_a_page_returns_each_task_once(
+    store: Store, count: int, new: bool
+) -> None:
     reader = Reader(store, limit=10)
     if new:
         await reader.news()
@@ -132,7 +134,7 @@ async def test_a_reading_ends_exactly_at_a_full_page(store: Store, count: int, n
     assert await reader.news() == NOTHING
 
 
-async def test_a_task_that_sorts_before_the_position_comes_in_the_next_reading(store: Store) -> None:
+async def test_a_task_that_sorts_before_the_position_is_in_the_next_read(store: Store) -> None:
     reader = Reader(store, limit=10)
     await steps.submit(store, *(f"{number:02}" for number in range(25)))
     await reader.read()
@@ -143,7 +145,7 @@ async def test_a_task_that_sorts_before_the_position_comes_in_the_next_reading(s
 
 
 @pytest.mark.parametrize("new", [True, False])
-async def test_rows_written_during_a_long_reading_come_once(store: Store, new: bool) -> None:
+async def test_rows_written_during_a_long_read_are_returned_once(store: Store, new: bool) -> None:
     reader = Reader(store, limit=10)
     if new:
         await reader.news()
@@ -157,7 +159,7 @@ async def test_rows_written_during_a_long_reading_come_once(store: Store, new: b
     assert await reader.news() == NOTHING
 
 
-async def test_a_task_that_becomes_available_again_comes_again(
+async def test_a_task_that_becomes_available_again_is_returned_again(
     store: Store, reader: Reader, sql: asyncpg.Connection
 ) -> None:
     await steps.register(store, "t")
@@ -177,7 +179,9 @@ async def test_a_task_that_becomes_available_again_comes_again(
     assert await reader.news() == NOTHING
 
 
-async def test_a_tool_that_changes_while_it_is_available_comes_again(store: Store, reader: Reader) -> None:
+async def test_a_tool_that_changes_while_it_is_available_is_returned_again(
+    store: Store, reader: Reader
+) -> None:
     await steps.register(store, "t", capacity=2)
     await reader.news()
     for change in (
@@ -205,7 +209,7 @@ async def test_remarks_and_lease_renewals_are_no_change(store: Store, reader: Re
     assert await reader.news() == NOTHING
 
 
-async def test_a_task_comes_when_its_transaction_commits(store: Store, reader: Reader) -> None:
+async def test_a_task_is_returned_after_its_transaction_commits(store: Store, reader: Reader) -> None:
     async with steps.OpenTransaction(store) as late:
         await late.run(tasks.submit, [steps.new_task("late")])
         await steps.submit(store, "early")
@@ -218,7 +222,7 @@ async def test_a_task_comes_when_its_transaction_commits(store: Store, reader: R
     assert await reader.news() == NOTHING
 
 
-async def test_a_rolled_back_task_never_comes(store: Store, reader: Reader) -> None:
+async def test_a_rolled_back_task_is_never_returned(store: Store, reader: Reader) -> None:
     given_up = steps.OpenTransaction(store)
     await (await given_up.begin()).run(tasks.submit, [steps.new_task("never")])
     assert await reader.news() == NOTHING
@@ -226,7 +230,7 @@ async def test_a_rolled_back_task_never_comes(store: Store, reader: Reader) -> N
     assert await reader.news() == NOTHING
 
 
-async def test_a_task_that_commits_during_a_reading_is_not_missed(store: Store) -> None:
+async def test_a_task_that_commits_during_a_read_is_not_missed(store: Store) -> None:
     reader = Reader(store, limit=10)
     await reader.news()
     async with steps.OpenTransaction(store) as late:
@@ -239,7 +243,7 @@ async def test_a_task_that_commits_during_a_reading_is_not_missed(store: Store) 
     assert await reader.news() == NOTHING
 
 
-async def test_an_open_transaction_elsewhere_neither_hides_nor_repeats_rows(
+async def test_an_open_transaction_of_another_session_neither_hides_nor_repeats_rows(
     store: Store, reader: Reader, sql: asyncpg.Connection
 ) -> None:
     async with sql.transaction():
@@ -288,7 +292,7 @@ async def test_a_reader_of_eight_writers_gets_everything_at_most_twice(
         everything = {row["id"] for row in await sql.fetch("select id from tasks")}
         assert set(reader.tasks) == everything
         assert commits == 200
-        # A task that commits during a reading may come twice, but never more often.
+        # A read may return a task that commits during the read, and so may the next one.
         assert news <= 2 * commits
         assert max(reader.tasks.count(id_) for id_ in everything) <= 2
         assert readings > 1
@@ -296,7 +300,7 @@ async def test_a_reader_of_eight_writers_gets_everything_at_most_twice(
 
 
 class Interleaving:
-    """Transactions that begin and end in any order next to a reader, and the ids that it still owes."""
+    """Transactions that begin and end in any order next to a reader, and the ids that it must still get."""
 
     def __init__(self, store: Store, seed: int) -> None:
         self.store = store
@@ -359,7 +363,7 @@ class Interleaving:
     async def end(self) -> None:
         while self.writers:
             await self.commit()
-        # Finish the current reading, and then read once more. After that, nothing may be left.
+        # Finish the current read, and then read once more. After that, nothing may be left.
         for _ in range(2):
             while await self.look():
                 pass
@@ -381,8 +385,8 @@ async def test_no_interleaving_hides_an_available_task(
 
 
 async def test_the_cursor_of_another_database_is_expired(store: Store, postgres: str, template: str) -> None:
-    async with temporary_database(postgres, template) as url, steps.open_store(url) as elsewhere:
-        page = await elsewhere.run(candidates.candidates, cursor=None, limit=10)
+    async with temporary_database(postgres, template) as url, steps.open_store(url) as other:
+        page = await other.run(candidates.candidates, cursor=None, limit=10)
     with pytest.raises(CursorExpired):
         await store.run(candidates.candidates, cursor=page.cursor, limit=10)
 
@@ -402,7 +406,7 @@ async def test_a_damaged_cursor_is_refused(store: Store, cursor: str) -> None:
         await store.run(candidates.candidates, cursor=cursor, limit=10)
 
 
-async def test_rows_from_a_dump_of_a_database_with_a_longer_history_come_only_once(
+async def test_rows_from_a_dump_of_a_database_with_a_longer_history_are_returned_once(
     reader: Reader, store: Store, sql: asyncpg.Connection
 ) -> None:
     await steps.submit(store, "a")
@@ -415,7 +419,7 @@ async def test_rows_from_a_dump_of_a_database_with_a_longer_history_come_only_on
 
 
 @pytest.mark.parametrize(("restored", "times"), [(False, 2), (True, 1)], ids=["by hand", "by broker restore"])
-async def test_rows_from_a_dump_come_at_most_once_more_when_this_history_reaches_their_ids(
+async def test_rows_from_a_dump_are_returned_at_most_once_more_when_this_history_reaches_their_ids(
     reader: Reader, store: Store, sql: asyncpg.Connection, database: str, restored: bool, times: int
 ) -> None:
     await steps.submit(store, "a")

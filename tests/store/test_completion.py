@@ -159,7 +159,7 @@ async def test_a_failed_attempt_returns_after_a_backoff_that_doubles(
     await steps.check_invariants(sql)
 
 
-async def test_tasks_that_fail_together_do_not_come_back_together(
+async def test_tasks_that_fail_together_become_available_at_different_times(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     ids = [f"{number:03}" for number in range(100)]
@@ -377,7 +377,7 @@ async def test_a_start_that_arrives_while_work_ends_is_refused(store: Store, sql
     await steps.check_invariants(sql)
 
 
-async def test_work_that_starts_while_its_loss_waits_counts_as_started(
+async def test_work_that_starts_while_it_is_being_ended_as_lost_counts_as_started(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     made = await steps.add_assigned_work(store, "a")

@@ -14,7 +14,7 @@ from tests import ROOT
 OPERATIONS = ROOT / "docs" / "operate" / "postgresql.md"
 
 
-def test_the_table_has_every_class_of_the_driver() -> None:
+def test_the_error_table_has_every_class_of_the_driver() -> None:
     errors = {each for each in vars(asyncpg.exceptions).values() if isinstance(each, type)}
     known = {state for each in errors if (state := getattr(each, "sqlstate", None))}
     assert {state[:2] for state in known} <= CLASSES.keys()
@@ -28,7 +28,7 @@ def test_every_problem_has_a_cause_for_the_log() -> None:
         assert bool(line.cause) == (line.meaning not in without_cause), code
 
 
-def test_the_documentation_has_the_table() -> None:
+def test_the_documentation_has_the_error_table() -> None:
     def row(code: str, line: Entry) -> str:
         return f"| `{code}` {line.name} | {line.meaning.value} |"
 
@@ -51,7 +51,7 @@ def test_a_cause_is_logged_once_while_it_lasts() -> None:
     ]
 
 
-def test_readiness_names_a_cause_until_the_step_succeeds_or_no_step_meets_it() -> None:
+def test_readiness_names_a_cause_until_the_step_succeeds_or_ten_seconds_pass() -> None:
     now = 0.0
     troubles = Troubles(lambda: now)
     troubles.note("tasks.submit", DatabaseTrouble("one"))

@@ -216,7 +216,7 @@ async def test_deletion_asks_to_stop_work_started_just_before_its_lock(
     await steps.check_invariants(sql)
 
 
-async def test_a_success_before_the_deletion_stands(store: Store, sql: asyncpg.Connection) -> None:
+async def test_a_success_before_the_deletion_is_kept(store: Store, sql: asyncpg.Connection) -> None:
     made = await steps.add_running_work(store, "a")
     async with steps.OpenTransaction(store) as completing:
         await completing.run(completion.complete, [steps.new_ending(made.id)])

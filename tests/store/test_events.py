@@ -23,7 +23,7 @@ async def read(store: Store, known: dict[UUID, str] | None = None, **ids: Any) -
     return await store.read(events.read, known=known or {}, **given)
 
 
-async def test_new_work_comes_with_its_task_and_its_tool(store: Store) -> None:
+async def test_new_work_also_sends_events_of_its_task_and_its_tool(store: Store) -> None:
     made = await steps.add_assigned_work(store, "a", "t", priority=3)
     changes = await read(store, work=[made.id])
     assert changes.tasks == [TaskEvent(id="a", state="assigned", priority=3, attempt=0)]
@@ -35,7 +35,7 @@ async def test_new_work_comes_with_its_task_and_its_tool(store: Store) -> None:
     assert (event.message, changes.records) == (None, [])
 
 
-async def test_started_work_comes_with_its_task_and_reported_work_alone(store: Store) -> None:
+async def test_started_work_also_sends_an_event_of_its_task_but_a_report_does_not(store: Store) -> None:
     made = await steps.add_running_work(store, "a")
     changes = await read(store, {made.id: "assigned"}, work=[made.id])
     assert ([each.state for each in changes.tasks], changes.tools) == (["running"], [])
@@ -59,7 +59,7 @@ async def test_an_event_has_the_last_message_shortened(
     assert event.message is None
 
 
-async def test_ended_work_comes_as_its_record_with_its_task_and_its_tool(store: Store) -> None:
+async def test_ended_work_sends_events_of_its_record_its_task_and_its_tool(store: Store) -> None:
     made = await steps.add_running_work(store, "a", "t")
     error = "a" * MOST_CHARS + "b" * MOST_CHARS
     await steps.complete(store, made.id, "failed", error=error)
@@ -84,7 +84,9 @@ async def test_ended_work_comes_as_its_record_with_its_task_and_its_tool(store: 
 
 
 @pytest.mark.parametrize("by", ["task", "work", "both"])
-async def test_an_ended_task_comes_once_with_its_last_record(store: Store, by: str) -> None:
+async def test_an_ended_task_sends_one_event_of_the_task_and_one_of_its_last_record(
+    store: Store, by: str
+) -> None:
     made = await steps.add_running_work(store, "a", "t")
     await steps.complete(store, made.id)
     ids: dict[str, Any] = {"tasks": ["a"] if by != "work" else (), "work": [made.id] if by != "task" else ()}
@@ -93,7 +95,7 @@ async def test_an_ended_task_comes_once_with_its_last_record(store: Store, by: s
     assert [(each.work_id, each.outcome) for each in changes.records] == [(made.id, "succeeded")]
 
 
-async def test_a_task_deleted_without_work_comes_with_its_record(store: Store) -> None:
+async def test_a_task_deleted_without_work_sends_events_of_the_task_and_its_record(store: Store) -> None:
     await steps.submit(store, "a")
     await steps.delete(store, "a")
     changes = await read(store, tasks=["a"])
@@ -103,7 +105,7 @@ async def test_a_task_deleted_without_work_comes_with_its_record(store: Store) -
     assert (record.assigned_at, record.started_at) == (None, None)
 
 
-async def test_an_accepted_result_comes_as_the_end_of_its_task(store: Store) -> None:
+async def test_an_accepted_result_sends_events_of_the_ended_task_and_its_record(store: Store) -> None:
     made = await steps.add_running_work(store, "a", max_attempts=1)
     await steps.complete(store, made.id, "failed")
     await steps.complete(store, made.id)
@@ -113,7 +115,7 @@ async def test_an_accepted_result_comes_as_the_end_of_its_task(store: Store) -> 
     assert [(each.work_id, each.outcome) for each in changes.records] == [(made.id, "succeeded")]
 
 
-async def test_a_missing_tool_comes_as_deleted_and_others_with_their_state(store: Store) -> None:
+async def test_the_event_of_a_tool_has_its_state_or_deleted_if_it_does_not_exist(store: Store) -> None:
     await steps.register(store, "t", "u", "v", capacity=2)
     await store.many(tools.delete, [tools.ToolDeletion("u")])
     await store.one(tools.change, tools.Change("v", ToolChange(draining=True)))
@@ -124,7 +126,7 @@ async def test_a_missing_tool_comes_as_deleted_and_others_with_their_state(store
     ]
 
 
-async def test_a_live_task_comes_with_its_state(store: Store) -> None:
+async def test_the_event_of_a_live_task_has_its_state(store: Store) -> None:
     await steps.submit(store, "later", not_before=datetime.now(UTC) + timedelta(hours=1), priority=-1)
     await steps.add_running_work(store, "runs")
     failed = await steps.add_running_work(store, "failed", "another", max_attempts=1)

@@ -308,7 +308,7 @@ async def test_later_partitions_have_the_indexes_of_the_first_ones(store: Store,
     assert {row[1:] for row in first} == {(7, 1)}
 
 
-async def test_an_error_of_postgresql_comes_with_advice(postgres: str) -> None:
+async def test_an_error_of_postgresql_contains_advice(postgres: str) -> None:
     url = make_url(postgres).set(database="not_there").render_as_string(hide_password=False)
     finished = await run("", "migrate", BROKER_DATABASE_URL=url)
     makes = "createdb --owner USER --encoding UTF8 --template template0 NAME"

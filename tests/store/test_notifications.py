@@ -143,7 +143,7 @@ async def test_a_changed_lease_length_notifies_the_waiting_tool(
     assert await notifications.since() == [(CANDIDATES, "*"), (TOOL, "t"), (UPKEEP, "tools")]
 
 
-async def test_a_tool_that_comes_back_notifies_upkeep(
+async def test_a_tool_that_comes_back_online_notifies_upkeep(
     store: Store, sql: asyncpg.Connection, notifications: Notifications
 ) -> None:
     await steps.register(store, "t")

@@ -413,7 +413,7 @@ def test_a_page_of_a_list_costs_a_page(loop: asyncio.AbstractEventLoop, crowd: C
 def test_a_page_without_matches_examines_a_bounded_number_of_rows(
     loop: asyncio.AbstractEventLoop, crowd: Crowd, name: str
 ) -> None:
-    # Once for the page, and once for the position where it stopped.
+    # The statement reads the rows twice: for the page, and for the position where the page ends.
     assert loop.run_until_complete(rows_met(crowd, *EXAMINED[name])) <= 2 * MOST_EXAMINED + FEW
 
 
@@ -422,7 +422,7 @@ def test_an_overview_reads_a_bounded_number_of_rows(
     loop: asyncio.AbstractEventLoop, crowd: Crowd, name: str
 ) -> None:
     statement, values, bound = READINGS[name]
-    # The latest attempts, which show the overtaken tasks, are extra.
+    # The queue also reads the latest attempts, to find tasks that others overtook.
     few = FEW + 3 * overview.queue.LATELY
     assert loop.run_until_complete(rows_met(crowd, statement, values)) <= bound + few
 
@@ -459,7 +459,7 @@ async def plan_of(crowd: Crowd, statement: TextClause, values: dict[str, Any]) -
 
 
 async def prepare(connection: asyncpg.Connection, crowd: Crowd, name: str) -> None:
-    """Have PostgreSQL plan the statement now and keep the plan."""
+    """Plan the statement now, and keep the plan."""
     text, _ = numbered(STATEMENTS[name][0].text)
     await connection.execute(f"prepare {identifier(name)} as {text}")
     await explain(connection, crowd, name, "format json")
@@ -468,7 +468,7 @@ async def prepare(connection: asyncpg.Connection, crowd: Crowd, name: str) -> No
 async def explain(
     connection: asyncpg.Connection, crowd: Crowd, name: str, how: str, *, most: int = SET
 ) -> Any:
-    """Return the plan for a set of at most `most` items. Roll back the changes of running it."""
+    """Return the plan of a statement for a set of at most `most` items, and roll back its changes."""
     statement, given = STATEMENTS[name]
     _, names = numbered(statement.text)
     values = given(crowd) if callable(given) else given

@@ -47,7 +47,7 @@ async def test_tasks_of_a_batch_are_offered_in_its_order(store: Store, sql: asyn
     ]
 
 
-async def test_json_values_come_back_to_the_last_digit(store: Store) -> None:
+async def test_json_values_are_returned_with_all_their_digits(store: Store) -> None:
     needs = Raw(b'{"a": 1.10, "b": 123456789012345678901234567890, "c": [null, true, "\\u00e9"], "d": 1e2}')
     [task] = await steps.submit(store, "a", needs=needs, payload=Raw(b"-0.000"), priority=-32768)
     assert bytes(task.needs) == (

@@ -170,7 +170,7 @@ async def test_a_late_success_with_a_void_token_is_not_stored(store: Store) -> N
     assert record.late is not None
 
 
-async def test_a_void_token_does_not_bring_a_tool_back(store: Store, sql: asyncpg.Connection) -> None:
+async def test_a_void_token_does_not_bring_a_tool_back_online(store: Store, sql: asyncpg.Connection) -> None:
     await steps.register(store, "tool")
     await store.one(tools.register, registration())
     await sql.execute("update tools set offline = true; update tool_leases set expires_at = now()")

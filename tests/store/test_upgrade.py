@@ -75,7 +75,7 @@ def make_next_version(folder: Path) -> None:
 
 
 def commit(checkout: Path, message: str) -> None:
-    """Commit everything."""
+    """Commit all files of a checkout."""
     git(checkout, "add", "--all", "--force")
     author = ("-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false")
     git(checkout, *author, "commit", "--quiet", "--no-verify", "--message", message)

@@ -186,7 +186,7 @@ def _become(request: int, *streams: int) -> str:
         [module, *arguments], environment, folder = json.load(file)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
-    # Not in the loop above, because a descriptor may have the number of a standard stream.
+    # Close them only now: a descriptor in `streams` may have the number of a standard stream.
     for stream in streams:
         if stream > 2:
             os.close(stream)

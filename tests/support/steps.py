@@ -111,7 +111,7 @@ async def wait_until_blocked(sql: asyncpg.Connection, count: int = 1) -> None:
 
 
 async def is_blocked(sql: asyncpg.Connection, count: int) -> bool:
-    # Only in this database, because other tests may share the server.
+    # Count only sessions of this database, because other tests may share the server.
     return (
         await sql.fetchval("""
             select count(distinct pid)

@@ -94,9 +94,9 @@ async def test_tasks_tools_and_work_are_counted_by_state(http: httpx.AsyncClient
 async def test_the_oldest_transaction_of_any_database_of_the_server_counts(
     http: httpx.AsyncClient, postgres: str
 ) -> None:
-    async with open_connection(postgres) as elsewhere, elsewhere.transaction():
-        await elsewhere.execute("select pg_current_xact_id()")
-        await elsewhere.execute("select pg_sleep(0.5)")
+    async with open_connection(postgres) as other, other.transaction():
+        await other.execute("select pg_current_xact_id()")
+        await other.execute("select pg_sleep(0.5)")
         assert (await read(http))["broker_oldest_transaction_seconds",] >= 0.5
 
 
@@ -221,7 +221,7 @@ async def test_metrics_wait_for_the_file_of_a_starting_process(
 ) -> None:
     metrics = Metrics()
     monkeypatch.setenv(SHARED_FOLDER, str(tmp_path))
-    # The file of a process as the library has created it at this moment.
+    # A starting process has created its file and has not written to it yet.
     begun = tmp_path / "counter_1.db"
     begun.touch()
     reading = asyncio.create_task(metrics.exposition())

@@ -114,7 +114,7 @@ async def test_each_tool_is_shown_with_its_work(http: httpx.AsyncClient, connect
     assert "No task is available." in lines
 
 
-async def test_the_last_message_is_shown_however_many_there_are(
+async def test_the_last_message_is_shown_among_thousands_of_reports(
     http: httpx.AsyncClient, sql: asyncpg.Connection, connection: Counting
 ) -> None:
     work = (await add_running_work(http)).work
@@ -242,7 +242,7 @@ async def test_the_pages_show_all_tools_once(http: httpx.AsyncClient, connection
     assert (snapshot.page, [tool.id for tool in snapshot.tools]) == (0, ids[:20])
 
 
-async def test_the_previous_page_is_shown_if_the_tools_of_a_page_are_gone(
+async def test_the_previous_page_is_shown_if_the_tools_of_a_page_were_deleted(
     http: httpx.AsyncClient, connection: Counting
 ) -> None:
     for id_ in ("a", "b", "c"):

@@ -1,4 +1,4 @@
-"""The base of background parts: they start and stop, and log each problem once."""
+"""The base class of background tasks: they start and stop, and log each problem once."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from broker.wake.background_task import BackgroundTask, TroubleLog
 
 
 class Endless(BackgroundTask):
-    """A part that runs until `stop`."""
+    """A background task that runs until `stop`."""
 
     def __init__(self) -> None:
         super().__init__("endless")
@@ -25,16 +25,16 @@ class Endless(BackgroundTask):
 
 
 async def test_a_background_task_runs_from_start_to_stop() -> None:
-    part = Endless()
-    await part.stop()
-    part.start()
-    await part.started.wait()
+    endless = Endless()
+    await endless.stop()
+    endless.start()
+    await endless.started.wait()
     assert "endless" in {task.get_name() for task in asyncio.all_tasks()}
-    await part.stop()
-    assert part.ended
+    await endless.stop()
+    assert endless.ended
 
 
-def test_each_problem_is_logged_once_until_the_part_works_again() -> None:
+def test_each_problem_is_logged_once_until_the_task_succeeds_again() -> None:
     trouble = TroubleLog(structlog.get_logger(), "it failed; retrying", chore="tools")
     assert not trouble.clear()
     with capture_logs() as logs:

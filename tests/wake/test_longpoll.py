@@ -48,7 +48,7 @@ async def test_an_assignment_wakes_only_its_tool(serve: Serve) -> None:
 async def test_waiting_requests_hold_no_connection(broker: Running) -> None:
     await broker.client.post("/v1/tools", json={"id": "t", "skills": {}})
     waiting = await start_waiting(broker, *["/v1/tools/t/work"] * 200)
-    # Background parts of the service may use a connection for a moment.
+    # Background tasks of the service may use a connection for a moment.
     async with asyncio.timeout(5):
         while broker.server.service.store.engine.pool.checkedout():
             await asyncio.sleep(0.01)

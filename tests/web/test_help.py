@@ -32,7 +32,7 @@ async def test_unknown_help_page_is_not_found(broker: Running, path: str) -> Non
 
 
 @needs_chromium
-async def test_search_finds_a_page_and_loads_nothing_from_elsewhere(
+async def test_search_finds_a_page_and_loads_nothing_from_other_hosts(
     broker: Running, browser: Browser
 ) -> None:
     assert (WEB / "help" / "index.html").exists(), "run `make docs`"

@@ -26,7 +26,7 @@ class DashboardController(Controller):
 
     @get("/", guards=[anyone])
     async def page(self, request: Request[Any, Any, Any]) -> Response[bytes]:
-        """Return the page."""
+        """Return the page of the dashboard."""
         return asset(_FOLDER, "index.html").response(request)
 
     @get("/dashboard/{path:path}", guards=[anyone])

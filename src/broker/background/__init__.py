@@ -1,1 +1,1 @@
-"""The background parts of the service: upkeep, lease renewals and the event stream."""
+"""The background tasks of the service: upkeep, lease renewals and the event stream."""

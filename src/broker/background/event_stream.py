@@ -66,7 +66,7 @@ class Subscriber:
         return self.must_check_access or bool(self._queue)
 
     def check_access(self) -> None:
-        """Have the client's key checked again before the next events."""
+        """Require a new check of the client's key before the next events."""
         self.must_check_access = True
         self._waiter.wake()
 
@@ -108,7 +108,7 @@ class EventStream(BackgroundTask):
         # The last sent state of each work item. It shows which work is new and which has started.
         self._known: dict[UUID, WorkState] = {}
         self._run_id = secrets.token_hex(4)
-        # The number of the last round, which is also the last kept one.
+        # The number of the last round. If rounds are kept, it is the number of the last item of `_rounds`.
         self._number = 0
         self._rounds: deque[bytes] = deque()
         self._kept_bytes = 0

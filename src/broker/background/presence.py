@@ -27,7 +27,7 @@ _ROUND_SECONDS = 0.5
 _BATCH = 1_000
 # The heap may have as many outdated plans as valid ones, and this many more.
 _MOST_OUTDATED = 1_000
-# The minimum time between two records that an assigner has asked.
+# The broker records the time of an assigner's last request at most this often.
 _SEEN_SECONDS = 10.0
 
 
@@ -51,7 +51,7 @@ class Presence(BackgroundTask):
         self.note(beat)
 
     def note(self, beat: Beat) -> None:
-        """Note a request of a tool, and renew its lease soon."""
+        """Record a request of a tool, and renew its lease soon."""
         self._asked.add(beat)
         now = asyncio.get_running_loop().time()
         # Renew even if the lease does not need it, because the renewal also records when the tool last asked.
@@ -63,7 +63,7 @@ class Presence(BackgroundTask):
         self._plan_at(beat, asyncio.get_running_loop().time() + lease_seconds / _RENEWALS_PER_LEASE)
 
     def leave(self, beat: Beat) -> None:
-        """Note that a request of the tool no longer waits."""
+        """Record that a request of the tool no longer waits."""
         self._waiting[beat] -= 1
         if not self._waiting[beat]:
             del self._waiting[beat]

@@ -138,7 +138,7 @@ class Upkeep(BackgroundTask):
                 longest = _SKIP_SECONDS if skipped else _LONGEST_SLEEP_SECONDS
                 return min(seconds or longest, longest)
             if chore.extend is not None and extended is None:
-                # Only once a round, because a row that waits for its batch is not late.
+                # Extend only once in each round. A row that still waits for its batch is not late.
                 handled_until = self._handled_until.get(chore.name)
                 now = await self._store.run(chore.extend, self._present_seconds(), handled_until)
                 extended = now, loop.time()

@@ -19,7 +19,7 @@ from broker.schemas.states import VERDICTS, Outcome, Verdict
 from broker.schemas.tasks import Explanation
 from broker.texts import one_line, shorten_in_the_middle
 
-# A person waits for the output.
+# Give up early, because a person waits for the output.
 _PATIENCE_SECONDS = 5.0
 _MOST_ATTEMPTS = 20
 _LONGEST_ERROR_CHARS = 200

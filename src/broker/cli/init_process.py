@@ -17,7 +17,7 @@ def run_in_child() -> None:
     """
     if os.getpid() != _INIT_PID:
         return
-    # Not forwarded: signals that no process can handle, and those that concern process 1 itself.
+    # Do not forward signals that no process can handle, and signals that concern process 1 itself.
     kept = {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGTTIN, signal.SIGTTOU}
     kept |= {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
     forwarded = {number for number in signal.valid_signals() - kept if signal.getsignal(number) is not None}

@@ -110,7 +110,7 @@ def _check_port_is_free(host: str, port: int) -> None:
 
 
 def _check_metrics_folder_is_unset() -> None:
-    """Check that prometheus_client has no folder, from which it would report metrics of other processes."""
+    """Refuse a metrics folder from the environment, which may contain metrics of other programs."""
     for name in (SHARED_FOLDER, SHARED_FOLDER.lower()):
         if name in os.environ:
             raise click.ClickException(

@@ -197,7 +197,7 @@ def _exit_status(submission: SubmitRun, broker: AsyncBroker, *, within: float | 
     try:
         run_async(_submit, submission, broker, within=within, result=result)
     except TimeoutError:
-        note(f"The time is up. {submission.describe_unfinished()}")
+        note(f"The wait timed out. {submission.describe_unfinished()}")
         return _TIMED_OUT
     except KeyboardInterrupt:
         note(f"Stopped. {submission.describe_unfinished()}")

@@ -23,7 +23,7 @@ from broker.settings import Settings
 
 # Larger files are never read as one JSON document.
 _LARGEST_DOCUMENT = 256 * 2**20
-# A broker may have narrower limits, which it checks itself.
+# The command does not know the limits of the broker, so it leaves their check to the broker.
 _WIDEST = Settings(max_depth=900, max_match_bytes=sys.maxsize, max_text_chars=sys.maxsize)
 
 _fields = msgspec.json.Decoder(dict[str, Raw])

@@ -59,7 +59,7 @@ def message_of(error: BaseException) -> str:
 _CONVERSIONS: list[tuple[Any, Callable[[Any], Any]]] = [
     (os.PathLike, os.fsdecode),
     (BaseException, message_of),
-    # As keys of a dict, converted like the json module does.
+    # These values may be keys of a dict. The conversion is the same as in the json module.
     ((bool, NoneType), lambda value: msgspec.json.encode(value).decode()),
     (str, str.__str__),
     (Integral, int),

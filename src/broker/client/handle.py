@@ -133,8 +133,8 @@ class Handle:
         """Explain why the task has not run yet.
 
         Returns:
-            An explanation with `verdict`, a word for programs like `no_tool_available`, and `detail`, a
-            sentence for people. `remark` is the remark of the assigner, if there is one.
+            An explanation. `verdict` is a fixed word that programs can compare, such as `no_tool_available`,
+            and `detail` is a sentence for people. `remark` is the remark of the assigner, or None.
 
         Raises:
             ProblemError: The task does not exist (`task_not_found`), or the key does not allow the request.

@@ -71,7 +71,7 @@ class AsyncJob:
         task_id: The id of the task.
         tool_id: The id of the tool.
         attempt: The number of this attempt at the task, 1 for the first.
-        cancelled: True if the job should stop. Somebody has cancelled the task, the work has ended elsewhere
+        cancelled: True if the job should stop. Somebody has cancelled the task, the broker has ended the work
             (for example because it timed out), or the tool is stopping.
         reports_refused: The number of reports that the broker has refused.
         reported_at: The time of the last accepted report, on the clock of the event loop. For internal use.
@@ -259,7 +259,7 @@ class Job(AsyncJob):
         task_id: The id of the task.
         tool_id: The id of the tool.
         attempt: The number of this attempt at the task, 1 for the first.
-        cancelled: True if the job should stop. Somebody has cancelled the task, the work has ended elsewhere
+        cancelled: True if the job should stop. Somebody has cancelled the task, the broker has ended the work
             (for example because it timed out), or the tool is stopping.
         reports_refused: The number of reports that the broker has refused.
         trace_context: The trace of the submitter: `traceparent` and `tracestate` as in W3C Trace Context.

@@ -32,7 +32,7 @@ _MAX_ERROR_CHARS = 4_000
 # limit that a broker can have.
 _SHORTER_CHARS = (500, 16)
 _WAIT_SECONDS = 30.0
-# The client does not request the status of a job that ends sooner.
+# The client requests the status of a job only if the job runs longer than this.
 _WATCH_AFTER_SECONDS = 1.0
 # The response to a report says whether the job should stop, so a recent one replaces a status request.
 _QUIET_SECONDS = 1.0
@@ -66,7 +66,7 @@ class JobRun:
         self.task = asyncio.create_task(self._run(), name=f"work {work.id}")
 
     def cancel(self) -> None:
-        """Ask the handler to stop, because the work was cancelled or has ended elsewhere."""
+        """Ask the handler to stop, because somebody cancelled the work or the broker ended it."""
         self._job.cancel()
 
     def release(self) -> None:
@@ -161,7 +161,7 @@ class JobRun:
             log.warning("task %s: its work had already ended before its completion (%s)", task_id, status)
 
     async def _watch(self) -> None:
-        """Ask the handler to stop when the work is cancelled or ends elsewhere."""
+        """Ask the handler to stop when somebody cancels the work or the broker ends it."""
         loop, version = asyncio.get_running_loop(), None
         while True:
             await asyncio.sleep(_WATCH_AFTER_SECONDS)

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 # The assigner looks for the reason after a task has waited this long, and pauses this long between checks.
 _AFTER_SECONDS = 2.0
-# After each time slice, the assignments have the event loop to themselves for this long.
+# The pause after each time slice, in which the event loop serves assignments only.
 _PAUSE_SECONDS = 0.1
 
 

@@ -154,5 +154,5 @@ def _summary(response: httpx.Response) -> str:
 
 
 def _words(text: str) -> str:
-    """Return the beginning of a string on one line."""
+    """Return the beginning of a text as one line, without unprintable characters."""
     return replace_unprintable(shorten(" ".join(text[: 10 * _MOST_CHARS].split()), _MOST_CHARS), "?")

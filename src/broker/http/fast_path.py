@@ -208,7 +208,7 @@ def _read_query(route: FastRoute, query: bytes, arguments: dict[str, Any]) -> bo
 
 
 async def _read_body(receive: Receive) -> bytes | None:
-    """Return the whole body. None if the client disconnected before it sent all of it."""
+    """Return the whole body, or None if the client disconnected before it sent all of it."""
     parts: list[bytes] = []
     while True:
         message = await receive()

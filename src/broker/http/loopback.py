@@ -1,7 +1,7 @@
-"""Admit only programs on the service's own machine while no keys exist.
+"""Accept only requests of programs on the service's own machine while no keys exist.
 
-The service then listens on loopback addresses only. But a browser or a proxy on this machine can forward
-requests from elsewhere. Their headers show it.
+The service then listens on loopback addresses only. But a browser on this machine can send requests of web
+pages, and a proxy can forward requests of other machines. The headers of such requests show it.
 """
 
 import re
@@ -27,7 +27,7 @@ _LOCAL_ONLY = (
 
 
 def refuse_others(headers: Mapping[bytes, bytes]) -> None:
-    """Check by its headers that a request comes from this machine.
+    """Check in the headers that a request comes from this machine.
 
     Raises:
         Forbidden: The headers show another origin.
@@ -40,7 +40,7 @@ def refuse_others(headers: Mapping[bytes, bytes]) -> None:
 
 @lru_cache(_CACHED)
 def _refuse_foreign_pages(host: bytes | None, origin: bytes | None, site: bytes | None) -> None:
-    """Refuse requests of web pages from elsewhere, and host names that DNS rebinding may point here."""
+    """Refuse requests of other web pages, and host names that DNS rebinding may point to this machine."""
     host = host or b"localhost"
     is_ours = site in (None, b"none", b"same-origin") and origin in (None, b"http://" + host)
     if not (is_ours and _LOOPBACK.fullmatch(host)):

@@ -45,7 +45,7 @@ def response(
     known = error if isinstance(error, BrokerError) else _translate(request, error)
     if metrics is not None:
         metrics.refused(known.code)
-    # Not from `request.url`, which parses the header `Host`.
+    # `request.url` would parse the header `Host`, which may be invalid.
     path = request.scope["path"]
     headers = dict(known.headers) | (getattr(error, "headers", None) or {})
     if known.status >= 500 and not isinstance(known, Unavailable):

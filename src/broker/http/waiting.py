@@ -1,4 +1,4 @@
-"""Let requests wait until there is something to return, the time is up, or the client disconnects."""
+"""Keep requests waiting until there is something to return, they time out, or the client disconnects."""
 
 # Without this import, each request would evaluate the annotations of the inner functions.
 from __future__ import annotations
@@ -35,10 +35,10 @@ async def wait_for(
     read_last: bool = True,
     tool: str | None = None,
 ) -> State:
-    """Wait until there is something to return, or the time is up. Return the last result of `read_state`.
+    """Wait until there is something to return, or the wait times out. Return the last state.
 
     Meanwhile the broker renews the lease of the waiting `tool`. After the wait, the function checks the
-    caller's access again. `long_poll` describes the other arguments.
+    caller's access again. See `long_poll` for the other arguments.
 
     Raises:
         TooManyRequests: This client has too many waiting requests.

@@ -1,4 +1,4 @@
-"""Skills: all free tools with equal skills."""
+"""Groups of tools with equal skills, and the free tools of each group."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -33,7 +33,7 @@ class Skills(Struct, eq=False):
         wanted: The number of different needs of current or recent tasks that match.
         matched: True if any needs have ever matched.
         since: The time at which the matcher first saw the skills.
-        trouble: The reason why the strategy could not judge the skills, if it could not.
+        trouble: The reason why the strategy could not judge the skills, or None.
     """
 
     text: bytes

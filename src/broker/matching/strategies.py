@@ -34,7 +34,7 @@ class Strategy(Protocol):
         """Return whether these skills meet these needs."""
 
     def mismatches(self, skills: Any, needs: Any) -> list[Mismatch]:
-        """Return the mismatches between skills and needs; none if the strategy cannot name them."""
+        """Return the mismatches between skills and needs, or an empty list if the strategy names none."""
 
 
 class Function:

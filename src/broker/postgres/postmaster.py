@@ -23,7 +23,7 @@ SETTINGS = {
     "unix_socket_permissions": "0700",
     "max_connections": "896",  # enough for the maximum of worker processes with their pools, and psql
     "shared_buffers": "128MB",  # enough for the busy tables, and leaves memory for other programs
-    # Not /dev/shm, which systemd clears when the user logs out, and which has only 64 MB in containers.
+    # The default, /dev/shm, has only 64 MB in containers, and systemd clears it when the user logs out.
     "dynamic_shared_memory_type": "mmap",
     "autovacuum_naptime": "10s",  # a queue replaces the rows of its tables within a minute
     "jit": "off",  # to compile the short statements would take longer than to run them

@@ -11,13 +11,13 @@ class BackgroundWriter:
     """Writes to a stream from a thread. If too many characters wait, it drops lines and counts them.
 
     Args:
-        stream: The stream.
-        shown: Converts a text before it is written.
+        stream: The stream to write to.
+        convert: Converts each text before the thread writes it.
     """
 
-    def __init__(self, stream: TextIO, shown: Callable[[str], str]) -> None:
+    def __init__(self, stream: TextIO, convert: Callable[[str], str]) -> None:
         self._stream = stream
-        self._shown = shown
+        self._convert = convert
         self._changed = threading.Condition()
         self._waiting: list[str] = []
         # The number of characters that wait or are being written.
@@ -50,7 +50,7 @@ class BackgroundWriter:
                 text = "".join(self._waiting)
                 self._waiting.clear()
             try:
-                self._stream.write(self._shown(text))
+                self._stream.write(self._convert(text))
                 self._stream.flush()
             except (OSError, ValueError):
                 pass  # the terminal is closed

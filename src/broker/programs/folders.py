@@ -100,8 +100,8 @@ class WorkFolder:
 
     def record(self, pid: int) -> None:
         """Record which process does the job, so that the next run of the tool finds it."""
-        # Not in the folder, which belongs to the program. If the disk is full, the next run finds the process
-        # by its environment.
+        # The record is outside of the folder, which belongs to the program. If the disk is full, there is no
+        # record, and the next run finds the process by its environment.
         with contextlib.suppress(OSError):
             if record := ProcessRecord.of(pid):
                 record.write(_record_of(self.path))

@@ -57,7 +57,7 @@ class PendingReport:
 
     @property
     def message(self) -> str | None:
-        """The message."""
+        """The lines as one text, with a note about lines that were left out. None if there is no text."""
         return shorten(self._note() + "\n".join(self._messages), self._longest) or None
 
 
@@ -65,7 +65,7 @@ class PendingReports:
     """The reports that wait to be sent, the oldest first.
 
     Args:
-        most: The maximum number of waiting reports. Further lines join the last one.
+        most: The maximum number of waiting reports. Further lines are added to the last one.
         longest: The maximum length of a message, in characters.
     """
 

@@ -84,7 +84,7 @@ class Template:
 
 
 def _texts(command: Sequence[str], begin: int) -> set[int]:
-    """Return the positions of the program texts."""
+    """Return the positions of the arguments that may be program texts, by options such as `-c`."""
     options = [place for place in range(begin, len(command)) if _TAKES_PROGRAM.fullmatch(command[place])]
     if not options:
         return set()

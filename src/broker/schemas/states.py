@@ -163,7 +163,7 @@ Verdict = Literal[
     "no_tool_available",
     "waiting_for_assigner",
 ]
-#: Why a task has not run yet: the meaning of each verdict, and what to do. The first one that holds counts.
+#: Why a task has not run yet: the meaning of each verdict, and what to do. The first one that applies counts.
 VERDICTS: Mapping[Verdict, str] = {
     "ended": "The task has ended. Read its result, or its record in the archive.",
     "failed": "The task has no attempt left. Read its `error`, fix the cause, and retry the task.",

@@ -91,7 +91,7 @@ class Address:
         return {setting: value for setting, value in settings.items() if value is not None}
 
     def _keep_alive(self, connection: "asyncpg.Connection[Any]") -> None:
-        """Have the kernel probe a connection that is silent."""
+        """Turn on the TCP keepalive probes of a connection."""
         sock = connection._transport.get_extra_info("socket")
         if sock is None or sock.family == socket.AF_UNIX or self._url["keepalives"] == "0":
             return

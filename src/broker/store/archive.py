@@ -46,9 +46,9 @@ _RANGE = {"since": "ended_at >= :since", "until": "ended_at < :until"}
 
 @cache
 def _listing(outcome: str | None, names: frozenset[str]) -> TextClause:
-    """Return the statement for a list with some of the filters.
+    """Return the statement that lists records with these filters.
 
-    An index finds the records that match the first filter, in their order. The statement checks the other
+    The statement finds the records for the first filter through an index, newest first. It checks the other
     filters for a bounded number of these records.
     """
     keep = {name: f"{name} = :{name}" for name in _INDEXED if name in names}

@@ -119,7 +119,7 @@ def assign(connection: Connection, pairs: Sequence[Pair]) -> list[Assigned[Work]
 
 @one_statement()
 def assign_briefly(connection: Connection, pairs: Sequence[Pair]) -> list[Assigned[UUID]]:
-    """Create work for pairs, and return the result of each with only the id of its work."""
+    """Create work for pairs, and return the result of each, with only the id of new work."""
     return _assign(connection, ASSIGN_BRIEFLY, OF_PAIRS_BRIEFLY, pairs, attrgetter("id"))
 
 

@@ -1,13 +1,13 @@
 """Candidates: the available tasks and tools, and which of them are new to an assigner.
 
 The cursor is exact, in whatever order transactions commit. Each row holds the id of the transaction that last
-changed its availability. The cursor holds the snapshot of the last reading (PostgreSQL's `pg_snapshot`). A
-row is new if that snapshot did not see it, even if the row was written before the reading and committed after
-it. A long transaction elsewhere neither hides a row nor returns it repeatedly.
+changed its availability. The cursor holds the snapshot of the last read (PostgreSQL's `pg_snapshot`). A
+row is new if that snapshot did not see it, even if the row was written before the read and committed after
+it. A long transaction of another session neither hides a row nor returns it repeatedly.
 
-A reading may need several pages. Each page continues in the order of the offer where the last page ended. The
+A read may need several pages. Each page continues in the order of the offer where the last page ended. The
 cursor keeps the snapshot from before the first page. So a row that changes in between is new to the next
-reading.
+read.
 """
 
 from collections.abc import Sequence
@@ -44,9 +44,9 @@ def _new(available: str) -> str:
     new rows. A single range, from the oldest transaction in progress on, would grow while any transaction in
     the cluster stays open.
 
-    Rows that changed since the reading began belong to the next reading, which would repeat them. Rows with
+    Rows that changed since the read began belong to the next read, which would repeat them. Rows with
     the ids of future transactions come from the dump of a database with a longer history. They would be new
-    to each reading.
+    to each read.
 
     Args:
         available: The table, and the condition by which its rows are available.
@@ -93,7 +93,7 @@ order by t.id
 NEW_TASKS = _tasks(_new("tasks where state = 'available'"), order="changed")
 NEW_TOOLS = _tools(_new("tools where available"), order="changed")
 
-# The condition for a reading of all rows. Rows from a dump belong to the first reading.
+# The condition for a read of all rows. Rows from a dump belong to the first read.
 _UNREAD = """
     (cast(:seen as text) is null
      or not pg_visible_in_snapshot(t.changed, cast(cast(:seen as text) as pg_snapshot)))
@@ -120,14 +120,14 @@ _FIRST_TOOL = ""
 
 
 class Cursor(Struct, array_like=True, kw_only=True):
-    """The position of a reading of the candidates.
+    """The position of a client in the candidates.
 
     Args:
         home: The database of the snapshots.
         seen: The snapshot whose rows the client has. None if the client has no rows.
-        reading: Within a reading, the snapshot from before its first page.
-        task: Within a reading, the rank and `seq` of the last task. None if all tasks were read.
-        tool: Within a reading, the id of the last tool. None if all tools were read.
+        reading: During a read of several pages, the snapshot from before its first page.
+        task: During a read, the rank and `seq` of the last task. None if all tasks were read.
+        tool: During a read, the id of the last tool. None if all tools were read.
     """
 
     home: str
@@ -167,7 +167,7 @@ def candidates(connection: Connection, cursor: str | None, limit: int) -> Candid
     """
     start = unseal(cursor, Cursor, field="cursor") if cursor is not None else None
     # Read the snapshot first: it covers all rows that the page returns, and later changes are new to the
-    # next reading.
+    # next read.
     moment = connection.execute(SNAPSHOT).one()
     home, snapshot = moment.home, moment.reading
     if start is not None and start.home != home:
@@ -194,7 +194,7 @@ def candidates(connection: Connection, cursor: str | None, limit: int) -> Candid
     more = position.task is not None or position.tool is not None
     onward = position if more else Cursor(home=home, seen=position.reading)
     if start is not None and start.reading is not None and not (tasks or tools or more):
-        # The rest of the reading is no longer available. A waiting request now waits for new rows.
+        # The rest of this read is no longer available. A waiting request now waits for new rows.
         return candidates(connection, seal(onward), limit)
     return Candidates(
         cursor=seal(onward), tasks=list(map(rows.task, tasks)), tools=list(map(rows.tool, tools)), more=more

@@ -98,6 +98,6 @@ def _of_jsonb(value: bytes) -> Raw:
 
 
 def discard_unusable(context: ExceptionContext) -> None:
-    """Have the pool discard a connection if its error shows that it is unusable."""
+    """Make the pool discard a connection if its error shows that it is unusable."""
     if getattr(context.original_exception, "sqlstate", None) in database_errors.UNUSABLE:
         context.is_disconnect = True

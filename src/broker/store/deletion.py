@@ -55,7 +55,7 @@ def delete(connection: Connection, deletions: Sequence[TaskDeletion]) -> list[Ta
             stopped[id_] = Ending(work_id, "cancelled")
         elif work_id:
             asked[id_] = work_id
-    # Also for work that ends at once: this overrides an earlier cancellation with `requeue`.
+    # Request the cancellation even of work that ends at once, to override an earlier request with `requeue`.
     work_ids = [*asked.values(), *(ending.work_id for ending in stopped.values())]
     if work_ids:
         cancellation.cancel(connection, [Cancellation(work_id) for work_id in work_ids])

@@ -209,7 +209,7 @@ def in_turn(connection: Connection, number: int, do: Callable[..., int], batch: 
 
 
 def make_available(connection: Connection, batch: int, ids: BatchIds | None = None) -> int:
-    """Make due tasks available, and return how many."""
+    """Make due tasks available, and return their number."""
     ids = ids or BatchIds()
     ids.changed[:] = connection.execute(DUE_TASKS, {"batch": batch, "skipped": list(ids.skipped)}).scalars()
     if ids.changed:
@@ -218,7 +218,7 @@ def make_available(connection: Connection, batch: int, ids: BatchIds | None = No
 
 
 def end_overdue(connection: Connection, batch: int, ids: BatchIds | None = None) -> int:
-    """End work that was not started in time or ran too long, and return how much."""
+    """End work that was not started in time or ran too long, and return the number of work items."""
     ids = ids or BatchIds()
     works = connection.execute(OVERDUE, {"batch": batch, "skipped": list(ids.skipped)}).all()
     overdue = next(completion.parts(works), [])

@@ -68,9 +68,9 @@ def read(
 ) -> Events:
     """Return the events of changed tasks, tools and work, and of rows that changed with them.
 
-    New work comes with its task and its tool, and started work with its task. Ended work comes as its record,
-    with its task and its tool. A task that ended without work comes as its record. Work is new if `known`
-    does not have its state.
+    New work also causes events of its task and its tool, and started work an event of its task. Ended work
+    causes events of its record, its task and its tool. A task that ended without work causes an event of its
+    record. Work is new if `known` does not have its state.
     """
     if not (tasks or tools or work):
         connection.execute(NOTHING)

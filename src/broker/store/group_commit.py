@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 # Two: while one set is in the database, the broker prepares another one or returns its results.
 _UNDER_WAY = 2
-# The largest set in a transaction. In a larger set, items are not cheaper, and the set must fit in memory.
+# The largest set in a transaction. A larger set would use more memory and not lower the cost of an item.
 _LARGEST_SET = 500
 _LARGEST_BYTES = 4 * 2**20
 # The maximum number of waiting calls. More could not be processed within a few seconds.

@@ -38,7 +38,7 @@ class Observer(Protocol):
 
 
 def note(connection: Connection, works: Iterable[EndedWork]) -> None:
-    """Have the observer receive ended work when the current transaction is committed."""
+    """Pass ended work to the observer after the current transaction commits."""
     connection.info.setdefault(_NOTED, []).extend(works)
 
 

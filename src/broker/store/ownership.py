@@ -1,6 +1,6 @@
 """Ownership: which key submitted a task, which key registered a tool, and which tool has a work item.
 
-In this module a key is its name. Tasks and tools that are older than the first key have no owner.
+In this module, `key` is the name of a key. Tasks and tools that are older than the first key have no owner.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -42,10 +42,10 @@ HOLDERS = "cast(:token_tool as text[]), cast(:token_hash as bytea[])"
 
 
 def is_current(item: str, tool_id: str, token_hash: str) -> str:
-    """Return the SQL condition that an item, with the columns of `HOLDERS`, has no void token of a tool.
+    """Return SQL that is true unless an item has a void token of this tool.
 
-    The tool's hash must come from a row that the statement has locked. The token of another tool passes: the
-    access rules decide whether that tool may act.
+    The item has the columns of `HOLDERS`. The hash of the tool must come from a row that the statement has
+    locked. For a token of another tool the SQL is true, because the access rules check that case.
     """
     return (
         f"({item}.token_hash is null or {item}.token_tool <> {tool_id} or {item}.token_hash = {token_hash})"

@@ -1,7 +1,7 @@
 """Connections through a pooler in transaction mode, such as PgBouncer.
 
-The pooler gives a client a server connection for one transaction only. So nothing can run outside of a
-transaction, and no setting and no prepared statement outlasts it.
+The pooler gives a client a server connection for one transaction only. So each statement needs a transaction,
+and settings and prepared statements are lost at its end.
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ ENGINE_OPTIONS: dict[str, Any] = {
 
 
 def set_in_each_transaction(engine: AsyncEngine, settings: dict[str, str]) -> None:
-    """Have each transaction begin with these settings."""
+    """Apply these settings at the start of each transaction."""
     values = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
 
     def begin(connection: Connection) -> None:
@@ -43,7 +43,7 @@ def set_in_each_transaction(engine: AsyncEngine, settings: dict[str, str]) -> No
 
 
 def make_each_statement_a_transaction(engine: AsyncEngine, settings: dict[str, str]) -> None:
-    """Have each statement of an engine in AUTOCOMMIT mode run in its own transaction with these settings.
+    """Run each statement of an engine in AUTOCOMMIT mode in its own transaction with these settings.
 
     asyncpg prepares a statement first, and must then run it over the same server connection.
     """
@@ -53,7 +53,7 @@ def make_each_statement_a_transaction(engine: AsyncEngine, settings: dict[str, s
         _execute(connection, first)
 
     def commit(connection: Connection, *_: Any) -> None:
-        # The result has arrived already.
+        # The client already has the whole result.
         _execute(connection, "commit")
 
     def roll_back(context: ExceptionContext) -> None:

@@ -85,7 +85,7 @@ class Columns:
         return len(self._names)
 
     def of(self, row: Sequence[Any]) -> dict[str, Any]:
-        """Return the first values of a row, or of the rest of a row, by name."""
+        """Return these columns of a row as a dict. The row may be a slice that begins with them."""
         return dict(zip(self._names, row, strict=False))
 
     def json(self) -> str:

@@ -91,7 +91,7 @@ from page t
 left join work w on w.id = t.work_id and w.id = any(array(select work_id from page))
 """)
 
-# A request that waits for a task waits for its end. A failed task counts as ended.
+# The tasks whose waiting requests can return: those that have ended or failed.
 READY = text("""
 select u.id
 from unnest(cast(:ids as text[])) as u (id)

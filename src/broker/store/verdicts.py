@@ -135,7 +135,7 @@ def _after_cancel(work: WorkFacts) -> str:
 
 def _not_due(facts: TaskFacts) -> tuple[Verdict, str]:
     task, due_at = facts.task, facts.due_at
-    # The broker offers a task a moment after it is due. Until then the reason is the same.
+    # Upkeep makes a task available shortly after its not_before time. Until then, report the same verdict.
     if task.not_before is not None and (task.not_before > facts.now or task.not_before == due_at):
         start = _when(task.not_before, facts.now)
         return "not_before_its_time", f"The task may not run before {start}, its not_before time."
@@ -217,7 +217,7 @@ def _when(moment: datetime, now: datetime) -> str:
 
 
 def _duration(time: timedelta) -> str:
-    """Return a duration in the largest unit in which it is at least 2."""
+    """Format a duration in the largest unit in which its value is at least 2."""
     seconds = max(0, int(time.total_seconds()))
     for unit, name in ((86_400, "days"), (3_600, "h"), (60, "min")):
         if seconds >= 2 * unit:

@@ -19,7 +19,7 @@ def _printable(_: object, __: str, event: structlog.types.EventDict) -> structlo
 
 
 def configure(level: str = "info", **always: object) -> None:
-    """Have structlog and the standard logging write to standard error, with `always` in each line."""
+    """Make structlog and the standard logging write to standard error, with `always` in each line."""
 
     def add(_: object, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
         return {**always, **event}

@@ -133,7 +133,7 @@ async def _shut_down(provider: TracerProvider, seconds: float) -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(done.set)
 
-    # Not a thread of the loop's executor, because the process would wait for it at its end.
+    # At its end, the process would wait for a thread of the loop's executor. It does not wait for this one.
     threading.Thread(target=shut_down, name="last spans", daemon=True).start()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):

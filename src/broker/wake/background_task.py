@@ -1,4 +1,4 @@
-"""Run a part of the service in the background, and log once why it fails."""
+"""Run background tasks of the service, and log each reason for a failure once."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ import structlog
 
 
 class BackgroundTask:
-    """A part of the service that runs in an asyncio task, from `start` to `stop`."""
+    """A background task of the service, which runs from `start` to `stop`."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -27,7 +27,7 @@ class BackgroundTask:
 
 
 class TroubleLog:
-    """Logs why a part of the service fails: each reason once, until the part works again."""
+    """Logs why a background task fails: each reason once, until the task succeeds again."""
 
     def __init__(self, log: structlog.stdlib.BoundLogger, event: str, **facts: str) -> None:
         self._log = log
@@ -36,14 +36,14 @@ class TroubleLog:
         self._logged: set[str] = set()
 
     def note(self, error: Exception) -> None:
-        """Log an error, unless it was already logged since the part last worked."""
+        """Log an error, unless it was already logged since the last success."""
         reason = repr(error)
         if reason not in self._logged:
             self._logged.add(reason)
             self._log.warning(self._event, **self._facts, error=reason)
 
     def clear(self) -> bool:
-        """Note that the part works, and return whether it failed before."""
+        """Record a success, and return whether the task failed before it."""
         had_trouble = bool(self._logged)
         self._logged.clear()
         return had_trouble

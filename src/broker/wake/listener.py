@@ -153,7 +153,8 @@ class Listener(BackgroundTask):
                 await echo.wait()
             self.probe_latency_seconds = time.perf_counter() - began
             if not self.connected.is_set():
-                # Only after the first probe, because a pooler accepts LISTEN but delivers nothing.
+                # Without a successful probe, the listener is not connected: a pooler accepts LISTEN, but it
+                # delivers nothing.
                 self.connects += 1
                 self._trouble.clear()
                 self.connected.set()

@@ -20,7 +20,7 @@ async def long_poll(
     read_last: bool = True,
     disconnected: Callable[[], Awaitable[object]] | None = None,
 ) -> State:
-    """Read the state until there is something to return, or the time is up.
+    """Read the state until there is something to return, or the wait times out.
 
     If a notification is lost, the sweep wakes the requests that missed it.
 
@@ -31,7 +31,7 @@ async def long_poll(
         seconds: The maximum time to wait. With 0, read once.
         topic: The channel of the notifications.
         key: The id to wait for, or empty for any.
-        read_last: Whether to read again when the time is up, because the state may change without a
+        read_last: Whether to read again when the wait times out, because the state may change without a
             notification.
         disconnected: Returns when the client has disconnected.
 

@@ -25,7 +25,7 @@ _MOST_KEYS = 5_000
 
 
 class Sweep(BackgroundTask):
-    """Wakes requests that have something to return: regularly, and when notifications may be lost.
+    """Regularly wakes requests that have something to return, in case a notification was lost.
 
     Args:
         waiters: The waiting requests.

@@ -9,7 +9,7 @@ _RULES = ROOT / "containers" / "prometheus" / "alerts.yml"
 
 
 def page() -> str:
-    """Return the page."""
+    """Return the reference page about alerts, as Markdown."""
     groups = yaml.safe_load(_RULES.read_text())["groups"]
     return layout.page(
         "Alerts",

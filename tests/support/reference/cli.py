@@ -11,7 +11,7 @@ _WIDTH = 96
 
 
 def page() -> str:
-    """Return the page."""
+    """Return the reference page about the command line, as Markdown."""
     return layout.page(
         "Command line",
         "Every command shows this help with `--help`.",

@@ -9,7 +9,7 @@ from tests.support.reference.layout import listed
 
 
 def page() -> str:
-    """Return the page."""
+    """Return the reference page about errors, as Markdown."""
     classes = _classes(BrokerError)
     lowest = {error.code: error.status for error in sorted(classes, key=lambda error: -error.status)}
     classes.sort(key=lambda error: (lowest[error.code], error.code, error.status))

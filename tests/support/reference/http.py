@@ -14,7 +14,7 @@ Document = Mapping[str, Any]
 
 
 def page() -> str:
-    """Return the page."""
+    """Return the reference page about the HTTP API, as Markdown."""
     document = describe(
         create_app(create_service(Settings(database_url="postgresql://nobody@127.0.0.1/none")))
     )

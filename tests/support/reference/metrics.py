@@ -7,7 +7,7 @@ from tests.support.reference.layout import code, table
 
 
 def page() -> str:
-    """Return the page."""
+    """Return the reference page about metrics, as Markdown."""
     definitions = [
         value for value in vars(metric_definitions).values() if isinstance(value, MetricDefinition)
     ]

@@ -22,7 +22,7 @@ _INDENTED = re.compile(r"(?m)(?:^ {4}.*\n?|^\n(?= {4}))+")
 
 
 def page() -> str:
-    """Return the page."""
+    """Return the reference page about the Python client, as Markdown."""
     importlib.import_module("broker.client")
     module = griffe.load(
         "broker.client",

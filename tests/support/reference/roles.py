@@ -26,7 +26,7 @@ _METHODS = ["POST", "GET", "PUT", "PATCH", "DELETE"]
 
 
 def page() -> str:
-    """Return the page."""
+    """Return the reference page about roles, as Markdown."""
     app = create_app(create_service(Settings(database_url="postgresql://nobody@127.0.0.1/none")))
     requests = [request for request in sorted(operations(app), key=_position) if request.roles]
     return layout.page(

@@ -12,7 +12,7 @@ from tests.support.reference.layout import code
 
 
 def page() -> str:
-    """Return the page."""
+    """Return the reference page about settings, as Markdown."""
     struct = msgspec.inspect.type_info(Settings)
     assert isinstance(struct, msgspec.inspect.StructType)
     types = {field.name: field.type for field in struct.fields}

@@ -11,7 +11,7 @@ _COUNTS = {"always": "yes", "once_started": "if the tool had started it", "never
 
 
 def page() -> str:
-    """Return the page."""
+    """Return the reference page about states, outcomes and verdicts, as Markdown."""
     return layout.page(
         "States, outcomes and verdicts",
         "This page lists every state of a task, tool and work item, every outcome of an attempt, and every"

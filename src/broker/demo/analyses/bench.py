@@ -119,7 +119,8 @@ def measure_texture(image: Image, report: ReportProgress) -> Result:
     rows, both, columns = (
         float(part.mean()) for part in feature.structure_tensor(values, sigma=2, order="rc")
     )
-    across = 0.5 * np.arctan2(2 * both, columns - rows)  # of the gradient, clockwise as rows go down
+    # The angle of the gradient. It grows clockwise, because rows are numbered from top to bottom.
+    across = 0.5 * np.arctan2(2 * both, columns - rows)
     direction = (90 - np.degrees(across)) % 180
     coherence = np.hypot(columns - rows, 2 * both) / max(rows + columns, 1e-12)
     return finish(

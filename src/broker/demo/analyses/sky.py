@@ -27,7 +27,8 @@ def find_sources(image: Image, report: ReportProgress) -> Result:
     smooth = ndi.gaussian_filter(above, 1.0)
     noise = 1.4826 * np.median(np.abs(smooth - np.median(smooth)))
     grain = 1.4826 * np.median(np.abs(above - np.median(above)))
-    if noise > 0.7 * grain:  # smoothing leaves 0.3 of pure noise, or 0.4 after compression
+    # Smoothing reduces pure noise to 0.3 of its amplitude, or to 0.4 if the picture was compressed.
+    if noise > 0.7 * grain:
         raise ValueError("the whole picture has structure: this is not a field of stars or galaxies")
     labels = _sources(smooth, max(DETECTION_SIGMA * noise, 1e-3))
     sources = measure.regionprops(labels, intensity_image=above)

@@ -127,14 +127,14 @@ class ClientConnection(TimedConnection):
         cycle = self.cycle
         if not cycle.response_complete:
             self._shared.hold(cycle, len(body))
-            # As in uvicorn, without its WebSocket check.
+            # The rest is the same as in uvicorn, without its WebSocket check.
             cycle.body += body
             if len(cycle.body) > HIGH_WATER_LIMIT:
                 self.flow.pause_reading()
             cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        """Note that the request is complete."""
+        """Mark the request as complete."""
         cycle = self.cycle
         if not cycle.response_complete:
             cycle.more_body = False

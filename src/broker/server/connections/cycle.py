@@ -9,8 +9,8 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 class Cycle(RequestResponseCycle):
     """uvicorn's cycle, extended to support clients that have closed only their sending side.
 
-    Such a client may still read. The server cannot know it before it sends data. So a waiting request gets
-    its response at once, and any other request gets its response as usual.
+    Such a client may still read. The server can find out only by sending data. So a waiting request gets its
+    response at once, and any other request gets its response as usual.
     """
 
     #: The client has closed its sending side.

@@ -9,8 +9,8 @@ from broker.schemas.overview import Failure, Failures
 from broker.store import archive, rows, summaries
 from broker.store.pages import cut, unseal
 
-# PostgreSQL reads the reports on an attempt as one whole value. The statement skips values above this size,
-# and stops when the values of a page reach this total, the newest first.
+# PostgreSQL always reads all reports on an attempt. To limit the cost, the statement skips reports above
+# the first size. It begins with the newest failures, and stops when the total reaches the second size.
 _MOST_REPORT_BYTES = 2**20
 _MOST_BYTES_IN_ALL = 8 * 2**20
 
