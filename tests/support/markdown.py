@@ -6,10 +6,11 @@ A comment before a block, which browsers do not show, says how to treat it:
     <!-- background -->             run it until the page ends, beside the blocks that follow
     <!-- background, 2 tools -->    the same, and wait until this many tools are registered
     <!-- fails -->                  expect an exit status other than 0
+    <!-- output -->                 compare it with the output of the block before; `…` matches anything
     <!-- syntax only -->            only check the syntax, as the block needs something that tests do not have
 
-`sh` and `python` blocks are run. In a `console` block each command is run and its output is compared; `…`
-matches anything. A `json` block must be valid JSON, and `text` is not run. Any other block must be a file.
+`sh` and `python` blocks are run. A `json` block must be valid JSON, and a `text` block is only shown. Any other
+block must be a file.
 """
 
 import ast
@@ -30,7 +31,6 @@ from tests.support.processes import clean_environment, kill_group
 _BLOCK = re.compile(
     r"^(?:<!-- (?P<directive>[^>]+) -->\n)?```(?P<kind>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
 )
-_COMMAND = re.compile(r"^\$ (?P<command>(?:.*\\\n)*.+)\n(?P<prints>(?:(?!\$ ).*\n)*)", re.MULTILINE)
 _LOCAL = "http://127.0.0.1:8000"
 _SECONDS = 60
 
@@ -68,6 +68,7 @@ async def run(text: str, folder: Path, url: str, **settings: str) -> None:
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     async with contextlib.AsyncExitStack() as running:
         environment["TMPDIR"] = running.enter_context(_temporary_folder())
+        printed = ""
         for block in blocks(text.replace(_LOCAL, url)):
             name = block.directive.removeprefix("file: ")
             if block.kind == "json":
@@ -78,10 +79,8 @@ async def run(text: str, folder: Path, url: str, **settings: str) -> None:
                 compile(block.code, "a page", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
             elif block.directive == "syntax only":
                 await _run(["bash", "-n", "-c", block.code], folder, environment)
-            elif block.kind == "console":
-                for command, prints in _COMMAND.findall(block.code):
-                    printed = await _run(["bash", "-c", command], folder, environment)
-                    assert re.fullmatch(_pattern(prints), printed.rstrip()), f"{command}\nprinted\n{printed}"
+            elif block.directive == "output":
+                assert re.fullmatch(_pattern(block.code), printed.rstrip()), f"printed\n{printed}"
             elif block.kind in ("sh", "python"):
                 program = ["bash", "-euo", "pipefail", "-c"] if block.kind == "sh" else [sys.executable, "-c"]
                 if block.directive.startswith("background"):
@@ -90,7 +89,8 @@ async def run(text: str, folder: Path, url: str, **settings: str) -> None:
                     )
                     await _wait_for_tools(int("".join(re.findall(r"\d", block.directive)) or 0), url)
                 else:
-                    await _run([*program, block.code], folder, environment, fails=block.directive == "fails")
+                    fails = block.directive == "fails"
+                    printed = await _run([*program, block.code], folder, environment, fails=fails)
             else:
                 assert block.kind in ("json", "text"), f"a block of kind {block.kind!r} is not run"
 
