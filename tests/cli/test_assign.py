@@ -86,7 +86,7 @@ async def assigning(*arguments: str, **environment: str) -> AsyncIterator[Assign
 async def test_help_shows_how_to_match_and_rank(folder: Path) -> None:
     result = CliRunner().invoke(main, ["assign", "--help"], prog_name="broker")
     for text in (
-        "contains|schema|module:function",
+        "contains|schema|MODULE:FUNCTION",
         "broker assign --match schema",
         "--match lab:fits --rank lab:speed",
         "BROKER_KEY",
@@ -108,7 +108,7 @@ async def test_module_in_the_help_text_works(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "match", "says"),
     [
-        ("", "magic", "'magic' must be contains, schema, or a function: module:function"),
+        ("", "magic", "'magic' must be contains, schema, or a function: MODULE:FUNCTION"),
         ("", "nomodule:fits", "There is no module 'nomodule'"),
         ("", "no.module:fits", "There is no module 'no.module'"),
         ("", "{}:fits", "has no 'fits'"),
@@ -161,7 +161,7 @@ async def test_assigner_uses_the_functions_of_the_user_and_stops_at_once(
         logged = await assigner.stop(signal.SIGINT)
         assert time.monotonic() - started_at < 2
     first, *others = logged
-    assert (first["event"], first["broker"]) == ("assigner started", broker.url)
+    assert (first["event"], first["broker"]) == ("assigner configured", broker.url)
     assert (first["match"], first["rank"], first["aging_seconds"]) == ("lab:fits", "lab:speed", None)
     # The signal may come before the response about the last task.
     assert sum(line["tasks"] for line in others if line["event"] == "assigned") in (10, 11)

@@ -106,7 +106,7 @@ async def test_each_tool_is_shown_with_its_work(http: httpx.AsyncClient, connect
     await add_tool(http, "rests")
     lines = drawn(await TopReader(connection).read(10))
     assert row(lines, "xrd-1") == "xrd-1 idle 1/100 job-1 ━━━━━ 50% 0 s half way"
-    assert row(lines, "sem") == "sem idle 1/2 job-2 0 s asked to stop assigned, not started"
+    assert row(lines, "sem") == "sem idle 1/2 job-2 0 s stop requested assigned, not started"
     assert row(lines, "rests") == "rests idle 0/1"
     assert row(lines, "Tasks") == "Tasks 0 scheduled 0 available 1 assigned 1 running 0 failed"
     assert row(lines, "Tools") == "Tools 3 idle 0 busy 0 draining 0 offline free capacity: 101"
@@ -144,7 +144,7 @@ async def test_waiting_tasks_are_counted_by_needs_and_the_first_show_their_remar
     await add_tasks(http, *(f"cif-{number}" for number in range(2)), needs={"a": "cif"})
     await http.put("/v1/tasks/raw-0/remark", json={"text": "no tool reads raw"})
     lines = drawn(await TopReader(connection).read(10))
-    assert "5 tasks available, by needs, and the first 5 of them" in lines
+    assert "5 tasks available: grouped by needs, and the 5 oldest" in lines
     assert {'3 7 {"a": "raw", "b": 1}', '2 0 {"a": "cif"}'} <= set(spaced(lines))
     assert row(lines, "raw-0").endswith("s no tool reads raw")
     assert "No tool is registered." in lines
@@ -156,13 +156,13 @@ async def test_many_waiting_tasks_are_all_counted_by_needs(
     await add_tasks(http, *(f"n{number}" for number in range(250)), needs={"n": 1})
     snapshot = await TopReader(connection).read(10)
     lines = drawn(snapshot)
-    assert "250 tasks available, by needs, and the first 10 of them" in lines
+    assert "250 tasks available: grouped by needs, and the 10 oldest" in lines
     assert '250 0 {"n": 1}' in spaced(lines)
     assert [task.id for task in snapshot.waiting] == [f"n{number}" for number in range(200)]
     few = msgspec.structs.replace(snapshot.queue, counted=200, more=True)
-    assert (
-        "250 tasks available; below are the first 200 in the queue, by needs, and the first 10 of them"
-    ) in drawn(msgspec.structs.replace(snapshot, queue=few))
+    assert ("250 tasks available: the first 200 grouped by needs, and the 10 oldest") in drawn(
+        msgspec.structs.replace(snapshot, queue=few)
+    )
 
 
 async def test_scheduled_tasks_are_not_listed_as_waiting(
@@ -348,7 +348,7 @@ async def test_rows_that_do_not_fit_are_counted(snapshot: Snapshot, height: int)
     assert (expected if total else "No tool is registered.") in lines
     waiting = len([line for line in lines if line.startswith("task-")])
     if waiting:
-        assert any(line.endswith(f"and the first {waiting} of them") for line in lines)
+        assert any(line.endswith(f"and the {waiting} oldest") for line in lines)
 
 
 async def test_all_rows_are_shown_if_they_fit() -> None:

@@ -70,9 +70,9 @@ Examples:
 
 
 class _Function(click.ParamType[Any]):
-    """A function, written as `module:function`, or one of some names."""
+    """A function, written as `MODULE:FUNCTION`, or one of some names."""
 
-    name = "module:function"
+    name = "MODULE:FUNCTION"
 
     def __init__(self, names: tuple[str, ...] = ()) -> None:
         self._names = names
@@ -83,7 +83,7 @@ class _Function(click.ParamType[Any]):
         module, _, path = value.partition(":")
         if not module or not path:
             names = "".join(f"{name}, " for name in self._names)
-            self.fail(f"{value!r} must be {names and f'{names}or '}a function: module:function.", param, ctx)
+            self.fail(f"{value!r} must be {names and f'{names}or '}a function: MODULE:FUNCTION.", param, ctx)
         return _import(module, path)
 
 
@@ -167,7 +167,7 @@ def assign(
         raise click.UsageError(f"{error}.") from error
     logs.configure()
     log.info(
-        "assigner started",
+        "assigner configured",
         broker=url_of_broker(url),
         match=_name_of(match),
         rank=_name_of(rank),

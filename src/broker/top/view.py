@@ -22,7 +22,7 @@ _LONGEST_ID = 36
 _BAR_WIDTH = 10
 # Narrower screens have no progress bars.
 _WIDTH_FOR_BARS = 100
-_NUMBERS = ("LOAD", "DONE", "FOR", "TASKS", "PRIORITY", "WAITED")
+_NUMBERS = ("LOAD", "DONE", "ELAPSED", "TASKS", "PRIORITY", "WAITED")
 _STYLES = {
     "idle": "green",
     "busy": "cyan",
@@ -144,7 +144,7 @@ def _title_of_tools(snapshot: Snapshot, layout: Layout) -> Text:
 
 def _tools(tools: Sequence[ToolSummary], now: datetime, width: int) -> Table:
     bar = ("",) if width >= _WIDTH_FOR_BARS else ()
-    table = _table("TOOL", "STATE", "LOAD", "TASK", *bar, "DONE", "FOR", "LAST MESSAGE", width=width)
+    table = _table("TOOL", "STATE", "LOAD", "TASK", *bar, "DONE", "ELAPSED", "LAST MESSAGE", width=width)
     for tool in tools:
         name: list[RenderableType] = [
             safe(tool.id),
@@ -168,7 +168,7 @@ def _work(work: WorkSummary, now: datetime, *, with_bar: bool) -> list[Renderabl
     if work.state == "assigned":
         message = line("assigned, not started", "dim")
     if work.cancel_requested:
-        message = line("asked to stop  ", "yellow").append_text(message)
+        message = line("stop requested  ", "yellow").append_text(message)
     bar: RenderableType = ""
     done = ""
     if work.progress is not None:
@@ -185,11 +185,9 @@ def _title_of_waiting(snapshot: Snapshot, layout: Layout) -> Text:
     title = f"{count(available, 'task')} available"
     if not layout.kinds:
         return line(title, "bold")
-    if queue.more:
-        title += f"; below are the first {queue.counted:,} in the queue"
-    title += ", by needs"
+    title += f": the first {queue.counted:,} grouped by needs" if queue.more else ": grouped by needs"
     if layout.waiting:
-        title += f", and the first {len(layout.waiting):,} of them"
+        title += f", and the {len(layout.waiting):,} oldest"
     return line(title, "bold")
 
 
