@@ -9,8 +9,8 @@ A comment before a block, which browsers do not show, says how to treat it:
     <!-- output -->                 compare it with the output of the block before; `…` matches anything
     <!-- syntax only -->            only check the syntax, as the block needs something that tests do not have
 
-`sh` and `python` blocks are run. A `json` block must be valid JSON, and a `text` block is only shown. Any other
-block must be a file.
+`sh` and `python` blocks are run. A `json` block must be valid JSON, and a `text` block is only shown. Any
+other block must be a file.
 """
 
 import ast

@@ -34,7 +34,7 @@ from broker.schemas.values import Id
 JsonObject = dict[str, Any]
 
 _ABOUT = """\
-The broker matches tasks with the programs that can do them.
+The broker matches tasks with the programs that can do them. [Documentation](/help/)
 
 **Errors.** Every error is a problem (RFC 9457) with a stable `code` for programs. Each operation lists the
 errors that it may return. Every operation may also return 404 `not_found` for an unknown path, 405

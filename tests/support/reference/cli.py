@@ -7,7 +7,7 @@ import click
 from broker.cli import main
 from tests.support.reference import layout
 
-_WIDTH = 96
+_WIDTH = 84
 
 
 def page() -> str:

@@ -23,7 +23,8 @@ def page() -> str:
         "The running service shows the same information at `/docs`, where you can send requests, and as an"
         " OpenAPI document at `/openapi.json`.",
         "## Conventions",
-        document["info"]["description"].strip(),
+        # Without the sentence that says what the broker is.
+        document["info"]["description"].partition("\n\n")[2].strip(),
         *_operations(document),
         "## Objects",
         "These are the JSON objects in requests and responses. A field with a default may be omitted.",

@@ -64,7 +64,7 @@ export class Overview extends View {
     if (!this.app.live.isLoaded) return "Loading…";
     return this.app.live.tools.size
       ? "No tool matches. Change the search text, or choose another state."
-      : html`No tool has registered yet. To use any program as a tool, run <code>broker tool --id ID --skills JSON -- PROGRAM</code>`;
+      : html`No tool has registered yet. To use any program as a tool, run <code>broker tool --id ID --skills JSON -- PROGRAM</code>. <a href="/help/get-started/first-task/">Your first task</a> shows all steps.`;
   }
 
   #running() {
