@@ -172,7 +172,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         return self.listen_url or self.database_url
 
     def load_admin_key(self) -> str | None:
-        """Return the admin key of the settings or of its file; None if neither is set.
+        """Return the admin key of the settings or of its file, or None if neither is set.
 
         Raises:
             SettingsError: The key cannot be read, or cannot be sent in a header. The message does not show

@@ -33,7 +33,7 @@ class TraceContext(NamedTuple):
 
     @classmethod
     def of(cls, headers: Iterable[tuple[bytes, bytes]]) -> Self | None:
-        """Return the context in the headers of a request. None if it is missing or invalid."""
+        """Return the context in the headers of a request, or None if it is missing or invalid."""
         parents = [value for name, value in headers if name == b"traceparent"]
         if len(parents) != 1 or (parent := _parent(parents[0])) is None:
             return None
@@ -41,7 +41,7 @@ class TraceContext(NamedTuple):
 
     @classmethod
     def read(cls, text: str | None) -> Self | None:
-        """Return the context from its stored text. None if there is no text."""
+        """Return the context from its stored text, or None if there is no text."""
         return cls(*text.split(" ", 1)) if text else None
 
     @property

@@ -83,7 +83,7 @@ async def test_without_keys_a_void_token_is_refused_and_changes_nothing(
     void, current = await register_twice(http, pair.work)
     before = await get(http, f"/v1/work/{pair.work}"), (await get(http, "/v1/tools/t"))["state"]
     refused = await send(http, request_, pair.work, void)
-    assert "void" in assert_problem(refused, 401, "unauthenticated")["detail"]
+    assert "no longer valid" in assert_problem(refused, 401, "unauthenticated")["detail"]
     assert refused.headers["www-authenticate"].startswith("Bearer")
     assert (await get(http, f"/v1/work/{pair.work}"), (await get(http, "/v1/tools/t"))["state"]) == before
     response = await send(http, request_, pair.work, current)
@@ -169,7 +169,7 @@ async def test_token_of_a_deleted_tool_is_void(http: httpx.AsyncClient) -> None:
         assert_problem(await http.request(method, path, headers=bearer(token)), 401, "unauthenticated")
 
 
-async def test_without_keys_a_token_needs_no_further_statements_in_the_life_cycle(
+async def test_without_keys_a_token_needs_no_additional_sql_statements_in_the_life_cycle(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     pair = await add_assigned_work(http)

@@ -61,7 +61,7 @@ async def test_a_record_has_the_earlier_skills_of_its_tool_and_no_token(http: ht
     assert "token" not in record["tool"]
 
 
-async def test_an_empty_archive_is_an_empty_list(http: httpx.AsyncClient) -> None:
+async def test_the_list_of_an_empty_archive_is_empty(http: httpx.AsyncClient) -> None:
     assert await get(http, "/v1/archive") == {"items": [], "next": None}
 
 

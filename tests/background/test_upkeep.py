@@ -586,7 +586,7 @@ async def test_a_lease_that_expired_while_its_chore_failed_is_not_extended(
 async def test_a_failing_chore_does_not_extend_the_lease_of_a_dead_tool(
     database: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its batches fail for longer than `_LATE_SECONDS`."""
+    """Let the batches of a chore fail for longer than `_LATE_SECONDS`."""
     monkeypatch.setattr(due, "_LATE_SECONDS", 0.2)
     monkeypatch.setattr("broker.background.upkeep._RETRY_SECONDS", 0.05)
     async with steps.open_store(database) as store:

@@ -35,7 +35,7 @@ def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-async def test_a_redirected_request_is_not_measured() -> None:
+async def test_a_redirect_ends_the_benchmark_with_an_error() -> None:
     async with running_proxy("http://127.0.0.1:9") as proxy:
         proxy.own = text("301 Moved Permanently", "", "Location: https://new.example/")
         async with HttpConnection(proxy.url) as connection:

@@ -120,7 +120,7 @@ def waiting_program(folder: Path, *, first: str = ":") -> str:
         "#!/bin/sh",
         first,
         "echo $$ > number; mv number begun",
-        # For a limited time, because a failing test leaves it running.
+        # The loop ends after 30 seconds, because a failing test would leave it running.
         "for n in $(seq 1500); do test -e go && break; sleep .02; done",
     ]
     return str(make_executable(folder / "stays", "\n".join([*lines, "echo 1"])))

@@ -254,7 +254,7 @@ async def test_the_response_to_a_report_cancels_the_job(broker: Running, submitt
 
 
 @pytest.mark.usefixtures("fast_watching")
-async def test_a_job_is_watched_without_reading_its_payload_again(
+async def test_a_running_job_is_watched_without_reading_its_payload_again(
     broker: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tests.client.test_foreign import running_proxy

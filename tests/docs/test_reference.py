@@ -6,7 +6,7 @@ from tests.support.reference import FOLDER, PAGES
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_reference_page_is_the_one_that_the_code_generates(name: str) -> None:
+def test_each_reference_page_equals_the_generated_page(name: str) -> None:
     assert (FOLDER / name).read_text() == PAGES[name](), "run `make reference`"
 
 

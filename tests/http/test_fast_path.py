@@ -44,7 +44,7 @@ VARIABLE_VALUES = {
 
 
 class PlainRequest(NamedTuple):
-    """A plain request to a marked handler.
+    """A plain request to a handler of the fast path.
 
     Args:
         method: The HTTP method.
@@ -239,7 +239,7 @@ def fill(template: Any, names: dict[str, str]) -> Any:
 
 
 async def prepare(http: httpx.AsyncClient, plain_request: PlainRequest, name: str) -> tuple[str, Any]:
-    """Create things whose ids begin with a name. Return the path and the body of a request about them."""
+    """Create a task, a tool and work for a request, and return the path and the body of the request."""
     ready = add_running_work if plain_request.path.endswith(("reports", "complete")) else add_assigned_work
     pair = await ready(http, f"{name}task", f"{name}tool")
     await add_task(http, f"{name}free")

@@ -1,4 +1,4 @@
-"""The rights of roles: every request by every role, about its own things and those of others."""
+"""The rights of roles: every request by every role, about its own resources and those of others."""
 
 import asyncio
 import json
@@ -30,8 +30,8 @@ sql = shared_sql
 
 ADMIN_KEY = "an-admin-key-of-the-settings"
 
-# The roles that may make each request. `own`: about their own things only. `list`: the response is limited to
-# their own things.
+# The roles that may make each request. `own`: about their own resources only. `list`: the response is limited
+# to their own resources.
 TABLE = """
 POST   /v1/tools                        tool:own
 GET    /v1/tools                        tool:list assigner operator
@@ -137,7 +137,7 @@ async def broker(database: str, secrets: dict[str, str]) -> AsyncIterator[Runnin
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def http(broker: Running, sql: asyncpg.Connection, unchanged: dict[str, World]) -> httpx.AsyncClient:
-    """Return a client without a key, for a broker that has only keys."""
+    """Delete all rows except keys, and return a client that sends no key."""
     await delete_rows(sql)
     unchanged.clear()
     return broker.client

@@ -47,7 +47,7 @@ SENTENCES = {
     r"(What|Who|Whose|Whom) ": "begin with a noun: “Tasks that …”, “A client that …”",
 }
 
-#: First lines of docstrings.
+#: First lines of docstrings that begin like this, and what to write instead.
 FIRST_LINES = {
     r"(What|Whether|Whose|Who|Whom|How|That|Where|When|Why)\b": "begin with a verb: “Return …”, “Check …”",
 }
@@ -55,7 +55,7 @@ FIRST_LINES = {
 #: Identifiers that say nothing about what they hold.
 NAMES = {"answer", "answered", "answers", "form", "found", "much", "take", "there", "told", "whoever"}
 
-#: Names of tests.
+#: Patterns that no test name matches, and what to do instead.
 TEST_NAMES = {
     r"\Atest_(of|what|who|whoever|whose|that|how|whether)_": "begin with the subject of the promise",
     r"\A.*_(told|tells|tell|anew|whoever|answer|answers|answered|heard|parked|parks|much|aught)(_|$)": (

@@ -29,7 +29,7 @@ OF = 'instance="a",job="broker"'
 Series = dict[str, str]
 CASES: dict[str, tuple[Series, Series]] = {
     "BrokerDown": ({f"up{{{OF}}}": "0x60"}, {f"up{{{OF}}}": "1x60"}),
-    # If the DNS name of the brokers is gone, they have no series.
+    # If the DNS name of the brokers no longer exists, Prometheus has no series of them.
     "BrokerGone": ({'up{job="prometheus"}': "1x60"}, {f"up{{{OF}}}": "1x60"}),
     "BrokerDatabaseDown": (
         {f"broker_database_up{{{OF}}}": "0x60"},

@@ -1,4 +1,4 @@
-"""Waking: the register of waiters, the long poll over it, and the listener that feeds them."""
+"""Waking: the register of waiters, the long poll, the sweep, and the listener that wakes the waiters."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence

@@ -229,7 +229,7 @@ class Keyring:
         return Caller(tool_id=token.tool_id, registered_by=registered_by, token=token)
 
     async def _registrar_of(self, token: Token) -> str | None:
-        """Return the name of the key that registered a token's tool. None if there was no key."""
+        """Return the name of the key that registered a token's tool, or None if there was no key."""
         registered_by: str | None = None
 
         def has_token(owner: ToolOwner) -> bool:

@@ -20,7 +20,7 @@ _MOST_CACHED = 20_000
 
 
 class Owners:
-    """Comparisons of the owners of things with the caller. They return None if the thing does not exist.
+    """Compares the owners of resources with the caller. Each result is None if the resource does not exist.
 
     Args:
         store: The database.

@@ -164,7 +164,7 @@ class TasksController(Controller):
         access: NamedDependency[Access],
         wait: Wait = None,
     ) -> Task:
-        """Read a task whose id is extra_response a path of the API."""
+        """Read a task whose id is also the last segment of an API path."""
         return await _read(request, last_segment(request.scope), service, access, wait)
 
     @delete(_RESERVED_IDS, status_code=HTTP_204_NO_CONTENT, include_in_schema=False, guards=[_MAY_CHANGE])
@@ -174,7 +174,7 @@ class TasksController(Controller):
         service: NamedDependency[Service],
         force: Force = False,
     ) -> Response[None]:
-        """Delete a task whose id is extra_response a path of the API."""
+        """Delete a task whose id is also the last segment of an API path."""
         return await _remove(last_segment(request.scope), service, force=force)
 
     @get("/{task_id:str}/explain", guards=[_MAY_READ], errors=[TaskNotFound])

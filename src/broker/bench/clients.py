@@ -26,7 +26,7 @@ class Fifo:
         self._room: dict[str, int] = {}
 
     async def run(self) -> None:
-        """Assign until cancelled."""
+        """Assign tasks to tools until cancelled."""
         cursor = ""
         async with connections(self._url, number=2) as [first, second]:
             while True:

@@ -247,10 +247,10 @@ def _counted_from(first: int, error: ProblemError) -> ProblemError:
 
 
 def end_of_wait(timeout: float | None) -> float | None:
-    """Return the end of a wait that starts now, on the monotonic clock; None if there is no limit."""
+    """Return the end of a wait that starts now, on the monotonic clock, or None if there is no limit."""
     return None if timeout is None else time.monotonic() + timeout
 
 
 def seconds_left(end: float | None) -> float | None:
-    """Return the number of seconds until the end of a wait; None if there is no limit."""
+    """Return the number of seconds until the end of a wait, or None if there is no limit."""
     return None if end is None else max(0.0, end - time.monotonic())

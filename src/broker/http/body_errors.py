@@ -11,8 +11,8 @@ from broker.http.decoders import TOO_LONG, decoder, field_types, item_type, raw_
 from broker.schemas.problems import FieldError
 from broker.schemas.values import Request
 
-# A string may be cut off at the end of the search. Otherwise the search would try each quote in it as the
-# start of another string.
+# The pattern also accepts a string that is cut off at the end of the searched text. Otherwise the search
+# would try each quote in the string as the start of another string.
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"(?:\s*:)?|\\?\Z)|[\[\]{},]', re.DOTALL)
 _SEARCHED = 2**20
 # The maximum length of a name or message in an error, which may repeat input of the client.

@@ -36,7 +36,7 @@ def field_types(kind: type[Request]) -> dict[str, Any]:
 
 
 def item_type(hint: Any) -> Any:
-    """Return the type of the items of a list. None if it is not a list of request structs."""
+    """Return the type of the items of a list, or None if it is not a list of request structs."""
     bare = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
     if get_origin(bare) is not list:
         return None

@@ -56,12 +56,12 @@ _encode = msgspec.json.Encoder().encode
 
 
 class FastRoute(Struct, frozen=True, kw_only=True):
-    """A marked handler, with the data that the fast path needs to run it.
+    """A handler with `fast_path=True`, with the data that the fast path needs to run it.
 
     Args:
-        handler: The handler.
+        handler: The handler in Litestar.
         guard: The guard of the handler.
-        body: The type of the request body. None if there is none.
+        body: The type of the request body, or None if the request has no body.
         arguments: The names of the handler's arguments.
         status: The status of responses that do not set one.
     """
@@ -164,7 +164,7 @@ class FastPath:
 
 
 def _fast_routes(app: Litestar) -> dict[tuple[str, str], FastRoute]:
-    """Return the marked handlers by method and path template."""
+    """Return the handlers with `fast_path=True`, by method and path template."""
     routes: dict[tuple[str, str], FastRoute] = {}
     for route in app.routes:
         if not isinstance(route, HTTPRoute):

@@ -1,6 +1,6 @@
 """Guards, which define the roles that may make a request. Each handler declares its guard.
 
-A role may make a request about all things (`ALL`) or only about those of the caller's key (`OWN`). If the
+A role may make a request about all resources (`ALL`) or only about those of the caller's key (`OWN`). If the
 path names a task, tool, work item or record, the guard checks its owner. Handlers of lists and batches use
 `Access` to limit them. An admin may do everything.
 """
@@ -35,7 +35,7 @@ _PATH_PARAMETERS = ("task_id", "tool_id", "work_id")
 
 
 class Reach(Enum):
-    """The things that a request of a role may be about."""
+    """The resources that a request of a role may be about."""
 
     ALL = "all"
     OWN = "own"
@@ -49,7 +49,7 @@ class Access(Struct, frozen=True, kw_only=True):
 
     Args:
         caller: The caller.
-        reach: The things that the request may be about.
+        reach: The resources that the request may be about.
         bearer: The key or token of the request. It may become void while the request waits.
         client: The client that the limits of waiting requests count: a key with its tools or, without keys,
             an address.
@@ -75,7 +75,7 @@ class Access(Struct, frozen=True, kw_only=True):
         return self.tool is not None or "admin" in self.caller.roles
 
 
-#: Returns whether a thing belongs to the caller (None if it does not exist), and the tool that it is about.
+#: Returns whether a resource belongs to the caller (None if it does not exist), and the tool of the resource.
 OwnershipCheck = Callable[[Owners, Caller, str], Awaitable[tuple[bool | None, str | None]]]
 
 
@@ -83,9 +83,9 @@ class Allow:
     """A guard that admits some roles.
 
     Args:
-        check_owner: Checks the owner of the thing that the path names. If None, the handler checks it or
+        check_owner: Checks the owner of the resource that the path names. If None, the handler checks it or
             limits the request.
-        missing: The error if the thing that the path names does not exist.
+        missing: The error if the resource that the path names does not exist.
         fenced: Whether the SQL statement of the request refuses a void token and renews the lease.
         roles: The roles that may make the request, with their reach. `token` is a tool with its token.
     """
@@ -114,7 +114,7 @@ class Allow:
         Raises:
             Unauthenticated: The key or token is missing or invalid.
             Forbidden: The caller may not make the request.
-            NotFound: The thing that the path names does not exist.
+            NotFound: The resource that the path names does not exist.
         """
         headers = {name: value for name, value in scope["headers"] if name in _RELEVANT_HEADERS}
         bearer = _bearer(headers.get(b"authorization", b""))
@@ -134,7 +134,7 @@ class Allow:
         elif OWN in reaches:
             is_own, tool = await self._check_owner(service.owners, caller, _named_id(scope, path))
             if is_own is None and ALL not in reaches:
-                # Raise it here. Until the handler runs, another key may create the thing.
+                # Raise the error here. Before the handler runs, another key may create the resource.
                 raise self._missing
             if is_own is False and ALL not in reaches:
                 raise Forbidden(
@@ -245,7 +245,7 @@ async def _work_is(owners: Owners, id_: str, expected: Callable[[WorkOwner], boo
 
 
 async def owns_tool(owners: Owners, caller: Caller, id_: str) -> bool | None:
-    """Return whether a tool is the caller or belongs to the caller's key. None if it does not exist."""
+    """Return whether a tool is the caller or belongs to the caller's key, or None if it does not exist."""
     if caller.tool_id is not None:
         return id_ == caller.tool_id
     return await owners.tool_is(id_, lambda owner: owner.key == caller.key)

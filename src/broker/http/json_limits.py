@@ -157,7 +157,7 @@ def _check_in_steps(value: bytes, max_depth: int) -> str | None:
         if b"\\u0000" in end_of_text + piece:
             return _NUL
         end_of_text = piece[-5:]
-        # Every second part is a string, or the part of a string that this piece contains.
+        # Quotes separate the parts. So the parts are alternately outside and inside of strings.
         parts = piece.split(b'"')
         outside = b" ".join(parts[in_string::2])
         in_string = (in_string + len(parts) - 1) % 2

@@ -81,7 +81,7 @@ _RECORD = {
 _NO_MORE = {"next": None}
 _NO_OTHER_ENDINGS = {"cancelled": 0, "released": 0, "lost": 0, "timed_out": 0}
 
-# The same things in summaries.
+# The same needs, skills and work in summaries.
 _NEEDS_TEXT = '{"can": "count"}'
 _SKILLS_TEXT = '{"can": ["count"]}'
 _WORK_SUMMARY = {

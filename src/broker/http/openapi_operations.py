@@ -71,7 +71,7 @@ class Operation(NamedTuple):
 
     @property
     def body(self) -> type[Struct] | None:
-        """The type of the request body. None if there is none."""
+        """The type of the request body, or None if the request has no body."""
         data = self.handler.parsed_fn_signature.parameters.get("data")
         return data.annotation if data else None
 

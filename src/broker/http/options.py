@@ -9,7 +9,7 @@ from litestar.status_codes import HTTP_204_NO_CONTENT
 
 
 def options_response(request: Request[Any, Any, Any]) -> Response[None] | None:
-    """Return a response with the methods of the path. None if it is not an OPTIONS request.
+    """Return a response with the methods of the path, or None if it is not an OPTIONS request.
 
     Litestar's own response lists only the method of the handler that was registered first.
     """

@@ -141,7 +141,7 @@ def _query_errors(request: Request[Any, Any, Any]) -> Iterator[FieldError]:
         elif len(values) > 1:
             yield FieldError(field=name, message="is given more than once")
         elif values == ["null"] and str not in known[name]:
-            # Litestar would treat it as absent.
+            # Litestar would treat the text `null` like a missing parameter.
             yield FieldError(field=name, message="must not be null; omit it instead")
 
 

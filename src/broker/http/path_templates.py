@@ -37,7 +37,7 @@ class PathTemplates:
             self._with_parameter[_PARAMETER.sub("", template)] = template, name
 
     def match(self, path: str) -> tuple[str, dict[str, str]] | None:
-        """Return the template that a path matches, with its path parameter. None if no template matches."""
+        """Return the template that matches a path, with its path parameter, or None if none matches."""
         if path in self._fixed:
             return path, {}
         segments = path.split("/")

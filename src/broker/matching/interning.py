@@ -32,7 +32,7 @@ def canonical(text: bytes) -> bytes:
 
 
 class InternTable(Generic[Interned]):
-    """Objects of JSON texts. The table finds an object by the text itself, or else by its canonical form.
+    """Maps equal JSON texts to one object, by the text itself or else by its canonical form.
 
     The table keeps a released object for a while, with its judgements, in case its value returns.
 

@@ -42,7 +42,7 @@ class Judge:
         return bool(needs.matching & skills.bit)
 
     def mismatches(self, needs: Needs, skills: Skills) -> list[Mismatch]:
-        """Return the mismatches between skills and needs; none if the strategy cannot name them."""
+        """Return the mismatches between skills and needs, or an empty list if the strategy names none."""
         try:
             return self._strategy.mismatches(self._skills(skills.text), self._needs(needs.text))
         except Exception:  # noqa: BLE001 - the judge has logged it before

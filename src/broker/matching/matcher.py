@@ -77,7 +77,7 @@ class Matcher:
             arrival=self.arrivals,
             id=candidate.id,
             needs=needs,
-            # Many tasks have the same remark.
+            # Many tasks have the same remark, so keep only one copy of the text.
             remark=None if candidate.remark is None else sys.intern(candidate.remark),
         )
         self._wait(task)

@@ -18,7 +18,7 @@ _TEXTS = 50
 # when something refers to them.
 _MAPS = ("properties", "patternProperties", "dependentSchemas")
 _NO_PARTS = frozenset(("const", "enum", "default", "examples", "$defs", "definitions", *_MAPS))
-# Keywords with values to compare with.
+# Keywords whose values the validator compares with the checked value.
 _VALUES = ("const", "enum")
 # References whose targets depend on more than the schema.
 _DYNAMIC = ("$dynamicRef", "$recursiveRef")

@@ -62,7 +62,7 @@ class EmbeddedPostgres:
 
     @property
     def pid(self) -> int | None:
-        """Return the process id of the postmaster; None if it does not run."""
+        """Return the process id of the postmaster, or None if it does not run."""
         process = self._postmaster.process if self._postmaster is not None else None
         return process.pid if process is not None and process.returncode is None else None
 
@@ -72,7 +72,7 @@ class EmbeddedPostgres:
 
     @classmethod
     def url_of_running(cls, data_dir: Path) -> str | None:
-        """Return the URL of the server that another process runs on this folder; None if there is none."""
+        """Return the URL of the server that another process runs on this folder, or None if there is none."""
         try:
             lines = (data_dir.expanduser().resolve() / "postgres" / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:

@@ -46,7 +46,7 @@ def _integer(lowest: int, highest: int) -> _Check:
 
 
 def port_problem(value: str) -> str | None:
-    """Return the problem of a port, or of several ports separated by commas; None if they are valid."""
+    """Return the problem of one or several ports, separated by commas, or None if they are valid."""
     valid = all(re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) <= LAST_PORT for port in value.split(","))
     return None if valid else f"must be a number from 1 to {LAST_PORT}"
 

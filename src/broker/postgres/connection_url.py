@@ -76,7 +76,7 @@ class ConnectionUrl:
         return cls(parameters)
 
     def __getitem__(self, name: str) -> str | None:
-        """Return the value of a parameter; None if it is missing or empty."""
+        """Return the value of a parameter, or None if it is missing or empty."""
         return self._parameters.get(name) or None
 
     def user(self) -> str:
@@ -103,7 +103,7 @@ class ConnectionUrl:
         return int(self[name] or default)
 
     def tls(self) -> str | None:
-        """Return a URL with only the parameters for TLS; None if there are none."""
+        """Return a URL with only the parameters for TLS, or None if there are none."""
         names = (*TLS_PARAMETERS, "sslpassword")
         parameters = {name: value for name in names if (value := self[name]) is not None}
         return f"postgresql://?{urlencode(parameters, quote_via=quote)}" if parameters else None

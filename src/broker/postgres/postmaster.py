@@ -182,7 +182,7 @@ class Postmaster:
 
 
 def _command_line(pid: int) -> str | None:
-    """Return the command line of a process; None if there is no such process, blank for a zombie."""
+    """Return the command line of a process, empty for a zombie, or None if there is no such process."""
     try:
         # Everybody can read the command line, unlike the cwd, which root in a container may not see.
         return " ".join([*psutil.Process(pid).cmdline(), ""])

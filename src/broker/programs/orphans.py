@@ -37,7 +37,7 @@ class ProcessRecord(Struct):
 
     @classmethod
     def of(cls, pid: int) -> Self | None:
-        """Return the record of a running process; None if it has ended."""
+        """Return the record of a running process, or None if it has ended."""
         try:
             return cls(pid, psutil.Process(pid).create_time())
         except psutil.Error:

@@ -144,7 +144,7 @@ class WorkItems(Struct, kw_only=True):
 
 
 class NewCancellation(Request, kw_only=True):
-    """A request to cancel work, with or without its task."""
+    """A request to cancel work. The task is cancelled too, or it becomes available again."""
 
     requeue: Annotated[
         bool,

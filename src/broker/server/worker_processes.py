@@ -34,7 +34,7 @@ _QUICK_SECONDS = 5.0
 _PAUSE_SECONDS = 1.0
 # The exit status of a worker process that cannot start. uvicorn uses the same.
 _CANNOT_START = 3
-# The exit statuses of a worker process that was stopped from outside.
+# The exit statuses of a worker process that stopped on request or received a signal.
 _STOPPED = (0, -signal.SIGKILL, -signal.SIGTERM)
 # The time after `shutdown_seconds` until a worker process is killed.
 _GRACE_SECONDS = 3.0

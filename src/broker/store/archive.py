@@ -54,7 +54,7 @@ def _listing(outcome: str | None, names: frozenset[str]) -> TextClause:
     keep = {name: f"{name} = :{name}" for name in _INDEXED if name in names}
     if outcome is not None:
         keep["outcome"] = _OF_OUTCOME[outcome]
-    # Most records have succeeded. The index has only the others.
+    # Most records have the outcome `succeeded`. So the index contains only records with other outcomes.
     indexed = [name for name in keep if name != "outcome" or outcome != "succeeded"]
     by_index = [keep.pop(name) for name in indexed[:1]]
     by_index += [condition for name, condition in _RANGE.items() if name in names]

@@ -127,7 +127,7 @@ where l.tool_id = extended.tool_id and l.tool_id = any(array(select tool_id from
 # A tool that is offline still has work if one batch was not enough to end all of it.
 _HAS_WORK = """
 t.load > (select count(*) from work w where w.tool_id = t.id and w.id = any(cast(:skipped as uuid[])))"""
-# The first tools whose work together fills a batch, and at least one tool.
+# The tools whose leases expired first, and whose work together fills a batch. There is at least one tool.
 EXPIRED_LEASES = text(f"""
 with expired as materialized (
     select t.id, t.load, t.offline, l.expires_at
@@ -292,7 +292,7 @@ def _extend(
 
 
 def seconds_to_next(connection: Connection, chore: Chore, skipped: Sequence[Any] = ()) -> float | None:
-    """Return the seconds until the next row comes due, apart from rows to skip; None if there is no row."""
+    """Return the seconds until the next row comes due, without skipped rows, or None if there is no row."""
     seconds: float | None = connection.execute(chore.next, {"skipped": list(skipped)}).scalar_one()
     return seconds
 

@@ -14,8 +14,9 @@ _NOTED = "broker.ended_work"
 class EndedWork(NamedTuple):
     """A work item that has ended.
 
-    In the first attempt, `waited_seconds` is how long the task waited for its assignment. If the work was
-    started, that was `started_after_seconds` after the assignment, and it ran for `ran_seconds`.
+    `waited_seconds` is the time that the task waited for its assignment, in first attempts only.
+    `started_after_seconds` is the time from the assignment to the start, and `ran_seconds` the time from the
+    start to the end. Both are None if the work was not started.
     """
 
     work_id: UUID
@@ -34,7 +35,7 @@ class Observer(Protocol):
         """Count work that has ended."""
 
     def set_committed(self, step: str, items: int, seconds: float) -> None:
-        """Count the transaction of a set of items of a step, which took some seconds."""
+        """Count a transaction, with its step, its number of items and its duration in seconds."""
 
 
 def note(connection: Connection, works: Iterable[EndedWork]) -> None:

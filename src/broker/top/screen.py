@@ -28,7 +28,7 @@ except ImportError:  # on Windows the program reads no keys, but Ctrl-C ends it
 _HINT = "q: quit, n: next page, p: previous page"
 # After this long without a response the screen says so.
 _SILENCE_SECONDS = 2.0
-# How often to redraw the screen while it reads a snapshot.
+# The time between two redraws of the screen during the read of a snapshot.
 _REDRAW_SECONDS = 1.0
 # The pause after each snapshot is at least as long as the snapshot took, to not keep a broker busy.
 _PAUSES_PER_SNAPSHOT = 1.0
@@ -186,7 +186,7 @@ class TopScreen:
 
 
 def _keyboard() -> int | None:
-    """Return the file descriptor of the terminal to read keys from; None if there is none."""
+    """Return the file descriptor of the terminal to read keys from, or None if there is none."""
     if termios is None or sys.stdin is None or not sys.stdin.isatty():
         return None
     return sys.stdin.fileno()

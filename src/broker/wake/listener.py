@@ -46,10 +46,10 @@ class NotificationSink(Protocol):
     """Receives all notifications."""
 
     def receive(self, channel: str, payload: str) -> None:
-        """Handle a notification."""
+        """Process the payload of a notification on a channel."""
 
     def miss(self) -> None:
-        """Handle that notifications may be lost, because the listener was not connected before."""
+        """Process a gap: the listener was not connected, so notifications may be lost."""
 
 
 class Listener(BackgroundTask):

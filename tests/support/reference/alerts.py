@@ -1,4 +1,4 @@
-"""The page of alert rules."""
+"""Generate the reference page about alerts."""
 
 import yaml
 

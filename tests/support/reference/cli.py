@@ -1,4 +1,4 @@
-"""The page of the command line."""
+"""Generate the reference page about the command line."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The page of error codes."""
+"""Generate the reference page about error codes."""
 
 from inspect import cleandoc
 from itertools import groupby

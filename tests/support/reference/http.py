@@ -1,4 +1,4 @@
-"""The page of the HTTP API, from the OpenAPI document."""
+"""Generate the reference page about the HTTP API, from the OpenAPI document."""
 
 import json
 from collections.abc import Iterator, Mapping

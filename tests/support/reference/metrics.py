@@ -1,4 +1,4 @@
-"""The page of metrics."""
+"""Generate the reference page about metrics."""
 
 from broker.telemetry import metric_definitions
 from broker.telemetry.metric_definitions import MetricDefinition

@@ -1,4 +1,4 @@
-"""The page of the Python client, from its docstrings."""
+"""Generate the reference page about the Python client, from its docstrings."""
 
 import importlib
 import inspect

@@ -1,4 +1,4 @@
-"""The page of roles: which role may send which request, from the guards."""
+"""Generate the reference page about roles from the guards: which role may send which request."""
 
 from broker.app import create_app, create_service
 from broker.http.guards import Reach

@@ -1,4 +1,4 @@
-"""The page of settings."""
+"""Generate the reference page about settings."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""The page of states, outcomes and verdicts."""
+"""Generate the reference page about states, outcomes and verdicts."""
 
 from collections.abc import Mapping
 

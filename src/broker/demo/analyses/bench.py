@@ -9,7 +9,7 @@ from broker.demo.analyses.types import Floats, Image, Labels, ReportProgress, Re
 
 
 def count_coins(image: Image, report: ReportProgress) -> Result:
-    """Count round things on a table under uneven light and measure their diameters.
+    """Count round objects on a table under uneven light and measure their diameters.
 
     Subtract a wide Gaussian of the picture, apply Otsu's threshold (1979), fill holes, smooth edges, and
     separate touching coins by a watershed. A coin has a solidity above 0.9 and axes within a third of each

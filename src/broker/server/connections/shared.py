@@ -61,7 +61,7 @@ class Connections(ServerState):
             connection.check_deadlines()
 
     def turn_away(self, connection: TimedConnection) -> bool:
-        """Stop counting a connection. Return whether it may stay until its client has read the refusal."""
+        """Stop counting a refused connection, and return whether to keep it while the client reads."""
         self.connections.discard(connection)
         if len(self.turned_away) >= _MOST_TURNED_AWAY:
             return False

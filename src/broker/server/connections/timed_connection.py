@@ -41,7 +41,7 @@ class TimedConnection(HttpToolsProtocol):
         self._start_send_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Stop counting and timing the connection."""
         super().connection_lost(exc)
         # uvicorn does not do so if the connection ended with an error.
         self._unset_keepalive_if_required()

@@ -11,7 +11,8 @@ from broker.schemas.overview import EndedAttempt, Timeline
 # this many attempts that were assigned last before the end.
 _ASSIGNED_LAST = 20_000
 
-# The driver sends Python's first and last moments as infinite times, which have no id.
+# Limit the times of a range: the driver sends Python's first and last times as infinite, and PostgreSQL
+# cannot compute a work id from an infinite time.
 _EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 _COLUMNS = "work_id, task_id, tool_id, attempt, outcome, assigned_at, started_at, ended_at"

@@ -8,8 +8,8 @@ import { html } from "./vendor/lit-html/lit-html.js";
  * A view. The page creates it for a URL, and disposes of it when the URL leads to another view.
  *
  * A subclass has a `title` for the browser tab, `async load()`, which reads the data, and `template()`. A view with
- * `navigate(address)` shows another address of its own without being replaced. A view with `needsId` shows one thing,
- * whose id is in the URL. `pause` is the shortest time between two reads, in milliseconds.
+ * `navigate(address)` shows another address of its own without being replaced. A view with `needsId` shows one tool,
+ * task or attempt, whose id is in the URL. `pause` is the shortest time between two reads, in milliseconds.
  */
 export class View {
   static needsId = false;
@@ -45,13 +45,13 @@ export class View {
 /**
  * The base class of the views of one tool, one task and one attempt.
  *
- * A subclass has `notFound`, the text if the thing does not exist, `async fetchData()`, which reads the thing or throws
+ * A subclass has `notFound`, the text if the item does not exist, `async fetchData()`, which reads the item or throws
  * `RequestError`, and `content()`, the template after that.
  */
 export class DetailView extends View {
   static needsId = true;
   static pause = 1000;
-  // True if the thing exists, null before the first read.
+  // True if the item exists, null before the first read.
   #exists = null;
 
   constructor(app, id) {
