@@ -348,7 +348,8 @@ async def test_rows_that_do_not_fit_are_counted(snapshot: Snapshot, height: int)
     assert (expected if total else "No tool is registered.") in lines
     waiting = len([line for line in lines if line.startswith("task-")])
     if waiting:
-        assert any(line.endswith(f"and the {waiting} oldest") for line in lines)
+        number = "" if waiting == 1 else f"{waiting} "
+        assert any(line.endswith(f"and the {number}oldest") for line in lines)
 
 
 async def test_all_rows_are_shown_if_they_fit() -> None:

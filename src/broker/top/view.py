@@ -187,7 +187,7 @@ def _title_of_waiting(snapshot: Snapshot, layout: Layout) -> Text:
         return line(title, "bold")
     title += f": the first {queue.counted:,} grouped by needs" if queue.more else ": grouped by needs"
     if layout.waiting:
-        title += f", and the {len(layout.waiting):,} oldest"
+        title += ", and the " + ("oldest" if len(layout.waiting) == 1 else f"{len(layout.waiting):,} oldest")
     return line(title, "bold")
 
 

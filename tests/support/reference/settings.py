@@ -27,7 +27,7 @@ def page() -> str:
         ),
         "## BROKER_URL",
         "For clients. Default: `http://127.0.0.1:8000`.",
-        "The URL of the broker. The Python client and the commands that talk to a running service use it.",
+        "The URL of the broker. The Python client and the commands for a running service use it.",
         "## BROKER_KEY",
         "For clients. Not set by default.",
         "The key that clients send, if the service has keys.",
@@ -57,4 +57,6 @@ def _allowed(kind: Type) -> Iterator[str]:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -17,8 +17,8 @@ export const header = (app) => html`
       <a href="/docs">API</a>
       <a href="/help/">Help</a>
     </nav>
-    <form class="search" role="search" @submit=${openTask}><input type="search" name="id" placeholder="Find a task by ID"
-      aria-label="Find a task by ID"></form>
+    <form class="search" role="search" @submit=${openTask}><input type="search" name="id" placeholder="Find a task by id"
+      aria-label="Find a task by id"></form>
     <span class="state ${app.state}">${STATES[app.state]}</span>
     ${hasKey() ? html`<button type="button" class="plain" @click=${() => app.signOut()}>Sign out</button>` : nothing}
   </div>

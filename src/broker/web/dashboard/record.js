@@ -18,7 +18,7 @@ const COLUMNS = ["Elapsed", { name: "Progress", kind: "progress" }, "Message", "
 
 export class Record extends DetailView {
   title = "Record";
-  notFound = "Record not found. Check the ID. The record may have been deleted.";
+  notFound = "Record not found. Check the id. The record may have been deleted.";
   #record;
   #text;
   #texts;

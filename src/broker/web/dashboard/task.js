@@ -16,7 +16,7 @@ const MAX_ATTEMPTS = 100;
 const COLUMNS = [numberColumn("Attempt"), "Tool", "Outcome", "Assigned", numberColumn("Run time"), unlabelledColumn("Record")];
 
 export class Task extends DetailView {
-  notFound = "Task not found. Check the ID. The records of the task may have been deleted.";
+  notFound = "Task not found. Check the id. The records of the task may have been deleted.";
   #task;
   #values;
   #explanation;

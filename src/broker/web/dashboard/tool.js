@@ -15,7 +15,7 @@ const MAX_ATTEMPTS = 50;
 const COLUMNS = ["Ended", "Task", "Outcome", numberColumn("Run time")];
 
 export class Tool extends DetailView {
-  notFound = "Tool not found. Check the ID. The tool may have been deleted.";
+  notFound = "Tool not found. Check the id. The tool may have been deleted.";
   #tool;
   #skills;
   #attempts;
