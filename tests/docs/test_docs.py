@@ -89,7 +89,7 @@ def test_a_load_beyond_one_postgresql_needs_several_brokers() -> None:
     assert needs["database_cores"] == pytest.approx(20)
     # 20 cores that are busy to 70 %, and 8 for each broker.
     assert (needs["brokers"], needs["processes"]) == (4, 4)
-    # 7,500 requests a second for each, and 700 commits.
+    # With 7,500 requests and 700 commits a second for each broker, a set has 10.7 requests.
     assert needs["set_size"] == pytest.approx(10.7, abs=0.05)
 
 

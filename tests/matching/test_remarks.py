@@ -17,7 +17,7 @@ from tests.matching.candidates import paired, registered, task, tool
 
 
 class Desk:
-    """Remarks with a clock of the test, and a count of the sent remarks."""
+    """A matcher and its remarks, with a clock that the test sets and a count of the sent remarks."""
 
     def __init__(self, match: Match | str = "contains") -> None:
         self.now = 0.0

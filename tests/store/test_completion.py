@@ -73,7 +73,7 @@ async def test_the_record_has_the_work_the_task_and_the_tool_as_they_were(
     assert [bytes(value) for value in (record.result, record.task.payload, archived[0].data)] == [
         bytes(DIGITS)
     ] * 3
-    # jsonb, which searches need, normalizes numbers.
+    # Needs and skills are stored as jsonb for searches, and jsonb normalizes numbers.
     assert [exact(value) for value in (record.task.needs, tool.skills)] == [
         {
             "a": "1.10",

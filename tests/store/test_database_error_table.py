@@ -51,7 +51,7 @@ def test_a_cause_is_logged_once_while_it_lasts() -> None:
     ]
 
 
-def test_readiness_names_a_cause_until_the_step_succeeds_or_ten_seconds_pass() -> None:
+def test_readiness_names_a_cause_until_the_step_succeeds_or_some_seconds_pass() -> None:
     now = 0.0
     troubles = Troubles(lambda: now)
     troubles.note("tasks.submit", DatabaseTrouble("one"))

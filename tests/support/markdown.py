@@ -97,7 +97,7 @@ async def run(text: str, folder: Path, url: str, **settings: str) -> None:
 
 @contextlib.contextmanager
 def _temporary_folder() -> Iterator[str]:
-    """Create a folder for temporary files, so that the page does not meet those of other programs."""
+    """Create a folder for temporary files, so that the programs of a page do not use the files of others."""
     with tempfile.TemporaryDirectory(prefix="broker-page-") as folder:
         Path(folder).chmod(0o1777)
         yield folder

@@ -1,4 +1,4 @@
-"""The base of all errors, with what a response needs."""
+"""The base class of all errors, with the status, the code and the texts of the response."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar

@@ -25,7 +25,8 @@ from broker.settings import Settings
 from broker.telemetry import metric_definitions
 from broker.telemetry.tracing import traced
 
-# A few requests reach Python's default of 700.
+# The number of allocations that starts a garbage collection. Python's default would start one after a few
+# requests.
 _ALLOCATIONS_PER_COLLECTION = 20_000
 
 log = structlog.get_logger(__name__)

@@ -28,7 +28,7 @@ class RetryTransaction(Unavailable):
 
 
 class Meaning(Enum):
-    """The consequence of an error code for the request that met it."""
+    """The effect of an error code on the request."""
 
     VALUE = "400: PostgreSQL refuses a value of the request"
     RETRY = "another transaction was in the way, and the broker retries this one"

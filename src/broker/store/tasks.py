@@ -56,7 +56,7 @@ left join created t on t.seq = requested.seq
 left join work w on false
 order by requested.place
 """)
-# For clients that do not read the tasks, because they have them.
+# This statement returns only ids, for requests whose response contains no tasks.
 SUBMIT_BRIEFLY = text(f"""{_SUBMIT}
 select t.id
 from requested

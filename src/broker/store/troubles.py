@@ -9,14 +9,14 @@ from broker.errors import DatabaseTrouble, RowTrouble
 
 log = structlog.get_logger(__name__)
 
-# A cause that no step has met for this long has ended.
+# A cause has ended if no step had a problem with it for this long.
 _LASTS_SECONDS = 5.0
-# The log repeats a cause if no step has met it for this long.
+# The log repeats a cause only if no step had a problem with it for this long.
 _SILENT_SECONDS = 60.0
 
 
 class Troubles:
-    """The causes that the database reports, by the step that met them last.
+    """The latest problem of each step, with the cause that the database reported.
 
     Args:
         clock: Returns the time in seconds.
@@ -28,11 +28,11 @@ class Troubles:
         self._logged: dict[str, float] = {}
 
     def __bool__(self) -> bool:
-        """Return whether any step has met a problem and not succeeded since."""
+        """Return whether any step had a problem and has not succeeded since."""
         return bool(self._met)
 
     def note(self, step: str, trouble: DatabaseTrouble) -> None:
-        """Remember the problem that a step met, and log its cause once while it lasts."""
+        """Record the problem of a step, and log its cause once while it lasts."""
         now = self._clock()
         self._met[step] = now, trouble
         if now - self._logged.get(trouble.cause, -_SILENT_SECONDS) >= _SILENT_SECONDS:

@@ -13,7 +13,7 @@ from broker.store.stats import ServerState
 from broker.telemetry import metric_definitions
 from broker.telemetry.metric_definitions import MetricDefinition
 
-#: A metric with its number, or with one for each value of its only label.
+#: A metric and its value. A metric with a label has a value for each value of the label.
 MetricValue = tuple[MetricDefinition, float | Mapping[str, float]]
 
 

@@ -28,9 +28,9 @@ class TimedConnection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._shared = server_state
-        # The time since when the connection waits for the rest of a request. 0 if it does not wait.
+        # The time at which the connection began to wait for the rest of a request. 0 if it does not wait.
         self._since = 0.0
-        # The time since when the client has read nothing (0 if not checked), and the allowed duration.
+        # The time of the last read, or 0 without a deadline. The next read must follow in these seconds.
         self._stuck_since = self._seconds_to_read = 0.0
         self._unsent = -1
         self._is_ending = False
