@@ -92,9 +92,9 @@ def bench(
 
     Each round starts a service on an empty database, with the embedded PostgreSQL and the settings of `broker
     serve`. Clients then send requests to it. Each figure is shown next to a limit of this machine from the
-    same round. The limits are those of a minimal Litestar application that returns the same body, of pgbench
-    with the same SQL, and of the same service without group commit. Compare the ratios, because absolute
-    figures depend on the machine. Run nothing else at the same time.
+    same round. The limits are a minimal Litestar application that returns the same body, pgbench with the
+    same SQL, and the same service without group commit. Compare the ratios, because absolute figures depend
+    on the machine. Run nothing else at the same time.
     """
     _allow_many_connections()
     names = scenarios or [name for name in SCENARIOS if name not in LONG]

@@ -70,7 +70,7 @@ class ProxyLimitError(ProblemError):
         """
         problem = Problem(
             type="about:blank",
-            title="Payload Too Large",
+            title="Payload too large",
             status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             detail=f"A proxy at {url} refused the request because its body has {size:,} bytes. Increase the"
             " limit of the proxy; in nginx the setting is `client_max_body_size`.",

@@ -100,7 +100,7 @@ def _fill(argument: str, payload: Raw) -> str:
         if match.start() == 0 and value.startswith("-") and not _NUMBER.fullmatch(value):
             raise CannotRunError(
                 f"The field {match[1]!r} of the payload is {value[:100]!r}, which the program would treat as"
-                " an option."
+                " an option. Use a value that does not begin with a hyphen, for example ./-name."
             )
         return value
 

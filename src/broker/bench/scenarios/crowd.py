@@ -90,7 +90,7 @@ async def _dawdle(url: str, number: int) -> None:
 
 SCENARIO = Scenario(
     name="crowd",
-    says=f"one client has {_SLOW:,} slow connections and {_WAITING:,} long polls, another one works",
+    says=f"one client has {_SLOW:,} slow connections and {_WAITING:,} long polls, another client works",
     round=_round,
     ratios={
         "p50, in the crowd : alone": ("in the crowd p50 ms", "alone p50 ms"),
