@@ -1,4 +1,4 @@
-"""Tokens of tools while no keys exist: a void token is refused, and the valid token renews the lease."""
+"""Tokens of tools while no keys exist: an invalid token is refused, and the valid token renews the lease."""
 
 import asyncio
 import json
@@ -69,7 +69,7 @@ async def send(http: httpx.AsyncClient, request: str, work: str, token: str) -> 
 
 
 async def register_twice(http: httpx.AsyncClient, work: str) -> tuple[str, str]:
-    """Register a tool twice, and return its void token and its valid token."""
+    """Register a tool twice, and return its invalid token and its valid token."""
     tokens = [(await add_tool(http, capacity=100, resume=True))["token"] for _ in range(2)]
     assert (await http.get(f"/v1/work/{work}")).json()["state"] in ("assigned", "running")
     return tokens[0], tokens[1]
@@ -83,7 +83,7 @@ async def test_without_keys_a_void_token_is_refused_and_changes_nothing(
     void, current = await register_twice(http, pair.work)
     before = await get(http, f"/v1/work/{pair.work}"), (await get(http, "/v1/tools/t"))["state"]
     refused = await send(http, request_, pair.work, void)
-    assert "no longer valid" in assert_problem(refused, 401, "unauthenticated")["detail"]
+    assert "token is invalid" in assert_problem(refused, 401, "unauthenticated")["detail"]
     assert refused.headers["www-authenticate"].startswith("Bearer")
     assert (await get(http, f"/v1/work/{pair.work}"), (await get(http, "/v1/tools/t"))["state"]) == before
     response = await send(http, request_, pair.work, current)

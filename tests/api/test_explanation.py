@@ -89,7 +89,7 @@ NONE = ToolsByState(available=0)
         (
             facts("running", work=RUNNING._replace(cancel_requested=True, cancel_requeue=True)),
             "running",
-            "the task returns to the queue.",
+            "the task becomes available again.",
         ),
         (
             facts("running", work=RUNNING._replace(deadline_at=SOON)),
@@ -101,7 +101,11 @@ NONE = ToolsByState(available=0)
             "assigned",
             "Tool xrd-1 has had the task since 2026-11-25T11:59:50Z (10 s) and has not",
         ),
-        (facts("assigned", work=ASSIGNED), "assigned", "by 2026-11-25T12:00:30Z (in 30 s), the task returns"),
+        (
+            facts("assigned", work=ASSIGNED),
+            "assigned",
+            "by 2026-11-25T12:00:30Z (in 30 s), the task becomes available again",
+        ),
         (
             facts("assigned", work=ASSIGNED._replace(cancel_requested=True)),
             "assigned",
@@ -239,7 +243,7 @@ async def test_the_detail_of_a_running_task_names_its_tool_and_progress(http: ht
     assert re.search(r"The tool reported \d s ago: a quarter\. ", detail)
     assert re.search(r"The attempt times out at \S+Z \(in (59|60) min\)\.$", detail)
     await http.post(f"/v1/work/{pair.work}/cancel", json={"requeue": True})
-    assert "When it stops, the task returns to the queue." in await detail_of(http)
+    assert "When it stops, the task becomes available again." in await detail_of(http)
 
 
 async def test_unavailable_tools_are_counted_by_state(

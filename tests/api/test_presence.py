@@ -1,4 +1,4 @@
-"""Tools that crash, fall silent, return, restart or are deleted: their work always returns to the queue."""
+"""Tools that crash, fall silent, return, restart or are deleted: their tasks become available again."""
 
 import asyncio
 import math

@@ -85,7 +85,7 @@ async def test_no_task_is_lost_when_tools_and_the_assigner_are_killed(database: 
             await laboratory.assigner.kill()
             laboratory.assigner.start()
             await laboratory.submitters.wait_for_outcomes()
-            # This tool restarts at once. The work that it had started is lost and returns to the queue.
+            # This tool restarts at once. Its started work is lost, and the task is available again.
             await second.kill()
             second.start()
             await laboratory.submitters.wait_for_outcomes()

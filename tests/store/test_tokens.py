@@ -26,7 +26,7 @@ NEW = Token("tool", b"new")
 
 
 class Action(NamedTuple):
-    """A step of a tool, and its result for a void token."""
+    """A step of a tool, and its result for an invalid token."""
 
     run: Callable[[Store, UUID, Token], Awaitable[Any]]
     refused: Any = None

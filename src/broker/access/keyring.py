@@ -128,8 +128,8 @@ class Keyring:
 
         Args:
             bearer: The key or token.
-            fenced: Whether the SQL statement of the request refuses a void token. If so, the token needs no
-                check here while no keys exist.
+            fenced: Whether the SQL statement of the request refuses an invalid token. If so, the token needs
+                no check here while no keys exist.
 
         Raises:
             Unauthenticated: The key or token is missing or invalid.

@@ -23,7 +23,7 @@ from broker.store.overview import failures, history, queue, timeline, tools, wai
 
 _MOST_ATTEMPTS = 5_000
 _MOST_BUCKETS = 500
-# For each task, the query counts the tasks that are offered before it.
+# For each task, the query counts the tasks that come before it.
 _MOST_WAITING = 200
 
 

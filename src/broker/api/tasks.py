@@ -1,4 +1,4 @@
-"""/v1/tasks: submit, list, read, explain, retry and delete tasks."""
+"""/v1/tasks: submit, list, read, explain, retry and cancel tasks."""
 
 from typing import Annotated, Any
 
@@ -149,7 +149,7 @@ class TasksController(Controller):
     async def remove(
         self, task_id: FromPath[str], service: NamedDependency[Service], force: Force = False
     ) -> Response[None]:
-        """Cancel and delete a task.
+        """Cancel a task.
 
         If the task is running, the broker asks its tool to stop and responds with 202. Otherwise, and with
         `force`, the task ends at once as `cancelled`, with a record in the archive.
@@ -174,7 +174,7 @@ class TasksController(Controller):
         service: NamedDependency[Service],
         force: Force = False,
     ) -> Response[None]:
-        """Delete a task whose id is also the last segment of an API path."""
+        """Cancel a task whose id is also the last segment of an API path."""
         return await _remove(last_segment(request.scope), service, force=force)
 
     @get("/{task_id:str}/explain", guards=[_MAY_READ], errors=[TaskNotFound])

@@ -122,7 +122,7 @@ class Presence(BackgroundTask):
             return
         self._trouble.clear()
         for beat, seconds in zip(beats, lease_seconds, strict=True):
-            if isinstance(seconds, float):  # otherwise the tool was deleted, or its token is void
+            if isinstance(seconds, float):  # otherwise the tool was deleted, or its token is invalid
                 self._plan_at(beat, now + seconds / _RENEWALS_PER_LEASE)
 
 

@@ -104,7 +104,7 @@ Tasks from a file, one JSON object per line with the fields of the API (or one J
     "--retry-backoff",
     "retry_backoff_seconds",
     type=DurationType(),
-    help="The maximum pause before the second attempt. Each further pause is longer.  [default: 1]",
+    help="The maximum delay before the second attempt. It doubles with each further attempt.  [default: 1]",
 )
 @click.option(
     "--wait",

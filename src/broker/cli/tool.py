@@ -104,8 +104,8 @@ A program that gets the field "file" of the payload as an argument:
     default=str(DEFAULT_LEASE_SECONDS),
     show_default=True,
     type=DurationType(5, 86_400),
-    help="If the broker hears nothing from the tool for this long, it gives the tool's work to other tools."
-    " At least 5.",
+    help="If the tool sends no request for this long, its lease expires, and its tasks become available to"
+    " other tools. At least 5.",
 )
 @click.option(
     "--input",

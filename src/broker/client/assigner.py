@@ -29,7 +29,7 @@ class Assigner:
     """A program that assigns tasks to tools.
 
     The assigner reads the available tasks and tools from the broker and pairs them, as they become available.
-    It serves tasks with a higher priority first, then older tasks. Each task gets the matching tool with the
+    It assigns tasks with a higher priority first, then older tasks. Each task gets the matching tool with the
     highest rank. Among tools of equal rank, the assigner prefers a tool that few other tasks can use, then
     the tool with the most free capacity. If other tasks of the same round hold all matching tools, it moves
     those tasks to other tools that match them.
@@ -60,7 +60,7 @@ class Assigner:
         on_assigned: A function that the assigner calls after each assignment. Its argument has the
             attributes `task_id`, `tool_id` and `work_id`.
         reread_seconds: The interval, in seconds, at which the assigner reads all tasks and tools again. It
-            then forgets those that other programs have assigned or deleted. Default: 600.
+            then forgets those that other programs have assigned or cancelled. Default: 600.
         recheck_seconds: The interval, in seconds, at which the assigner updates the remark on a waiting task.
             Default: 10.
         url: The URL of the broker. Default: `BROKER_URL`, or else `http://127.0.0.1:8000`.

@@ -28,7 +28,7 @@ LOST = ("unauthenticated", "tool_not_found")
 
 _PER_LEASE = 3
 _FIRST_DELAY_SECONDS = 0.1
-# The maximum duration of an attempt, and of the pause before the next one.
+# The maximum duration of an attempt, and of the delay before the next one.
 _LONGEST_SECONDS = 10.0
 # An event loop that does not respond within this time is blocked.
 _BLOCKED_SECONDS = 1.0
@@ -145,7 +145,7 @@ class Heartbeats:
     def _failed(self, trouble: str, began: float, at_least: float = 0.0) -> float:
         """Return the number of seconds to the next heartbeat after one that failed.
 
-        The next one comes before the lease expires, even if the broker asks for a longer pause.
+        The next one comes before the lease expires, even if the broker asks for a longer delay.
         """
         silent = time.monotonic() - self._renewed_at
         if silent > self._lease_seconds / 2 and not self._has_warned:

@@ -56,7 +56,7 @@ def retry_after(response: httpx.Response) -> float:
 
 
 def describe_error(error: httpx.TransportError) -> tuple[str, float]:
-    """Return the reason why a request failed, for people, and the minimum pause in seconds."""
+    """Return the reason why a request failed, for people, and the minimum delay in seconds."""
     if isinstance(error, ForeignResponseError):
         return f"did not respond: {error}", retry_after(error.response)
     return f"could not be reached: {error!r}", 0.0

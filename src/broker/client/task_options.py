@@ -10,8 +10,7 @@ class TaskOptions(TypedDict, total=False):
     You pass them as keyword arguments, for example `broker.submit(needs, payload, priority=10)`.
 
     Attributes:
-        priority: Assigners offer tools to tasks with a higher priority first. From -32768 to 32767.
-            Default: 0.
+        priority: Tasks with a higher priority come first. From -32768 to 32767. Default: 0.
         not_before: The task waits until this time. The time needs a time zone. Default: the task may run at
             once.
         timeout_seconds: The maximum duration of one attempt, in seconds. A longer attempt ends as

@@ -60,11 +60,11 @@ class Tool:
         skills: A JSON value that describes what the tool can do. The assigner compares it with the needs of
             the tasks.
         capacity: The maximum number of jobs at the same time, from 1 to 10,000. Default: 1.
-        lease_seconds: If the broker receives nothing from the tool for this many seconds, it gives the
-            tool's work to other tools. From 5 to 86,400. Default: 60.
+        lease_seconds: If the tool sends no request for this many seconds, its lease expires, and its tasks
+            become available to other tools. From 5 to 86,400. Default: 60.
         on_stop: The action for running jobs when the program is stopped. `"finish"` waits for them.
-            `"release"` stops the handlers and returns the work to the queue, which does not count as an
-            attempt. Default: `"finish"`.
+            `"release"` stops the handlers and gives the work back, so that its tasks become available
+            again. These attempts do not count. Default: `"finish"`.
         grace_seconds: With `"release"`, how many seconds the handlers may take to stop. After that, the tool
             stops waiting for them. Default: 10.
         url: The URL of the broker. Default: `BROKER_URL`, or else `http://127.0.0.1:8000`.

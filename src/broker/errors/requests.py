@@ -71,7 +71,7 @@ class Unauthenticated(BrokerError):
 
     The request has no key, or the key or token in `Authorization: Bearer KEY` is not valid. Check that the
     client sends the whole key. If the key was revoked or lost, ask an admin for another one. The admin runs
-    `broker keys create`. If a tool's token is no longer valid, register the tool again.
+    `broker keys create`. If a tool's token is invalid, register the tool again.
     """
 
     status = 401
@@ -80,7 +80,7 @@ class Unauthenticated(BrokerError):
 
 
 class VoidToken(Unauthenticated):
-    """This token is no longer valid: its tool was registered again or deleted, or its key was revoked.
+    """This token is invalid: its tool was registered again or deleted, or its key was revoked.
 
     Usually a second program has registered a tool with the same id. Only the token of the last registration
     is valid. Give each program its own tool id, or stop the other program. Then register the tool again to

@@ -149,8 +149,8 @@ class KeyExists(Conflict):
 class CursorExpired(BrokerError):
     """The cursor is no longer valid. Read all candidates again, without a cursor.
 
-    The cursor comes from another database, or is older than a restore of the database from a backup. Discard
-    all candidates that you have, and read them again without `?cursor=`.
+    The cursor comes from another database, or the database was restored or restarted after the broker
+    returned it. Discard all candidates that you have, and read them again without `?cursor=`.
     """
 
     status = 410

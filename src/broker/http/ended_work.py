@@ -25,7 +25,7 @@ async def work_has_ended(service: Service, access: Access, work_id: UUID) -> Wor
     """Return the error for a tool's request about work that has ended, and renew the tool's lease.
 
     Raises:
-        VoidToken: The token is void.
+        VoidToken: The token is invalid.
         WorkNotFound: There is no such work.
     """
     if access.caller.token is not None:

@@ -50,11 +50,11 @@ class Access(Struct, frozen=True, kw_only=True):
     Args:
         caller: The caller.
         reach: The resources that the request may be about.
-        bearer: The key or token of the request. It may become void while the request waits.
+        bearer: The key or token of the request. It may become invalid while the request waits.
         client: The client that the limits of waiting requests count: a key with its tools or, without keys,
             an address.
         tool: The tool, if it made the request about itself or its work.
-        fenced: Whether the SQL statement of the request refuses a void token.
+        fenced: Whether the SQL statement of the request refuses an invalid token.
     """
 
     caller: Caller
@@ -86,7 +86,7 @@ class Allow:
         check_owner: Checks the owner of the resource that the path names. If None, the handler checks it or
             limits the request.
         missing: The error if the resource that the path names does not exist.
-        fenced: Whether the SQL statement of the request refuses a void token and renews the lease.
+        fenced: Whether the SQL statement of the request refuses an invalid token and renews the lease.
         roles: The roles that may make the request, with their reach. `token` is a tool with its token.
     """
 
@@ -190,7 +190,7 @@ async def check_again(service: Service, access: Access, *, at_once: bool = False
         at_once: Whether to read the keys now. Otherwise keys from the last two seconds suffice.
 
     Raises:
-        Unauthenticated: The key was revoked, or the token is void.
+        Unauthenticated: The key was revoked, or the token is invalid.
     """
     if at_once:
         await service.keyring.load(asyncio.get_running_loop().time())

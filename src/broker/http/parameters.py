@@ -37,9 +37,7 @@ Wait = Annotated[
         " same.",
     ),
 ]
-Force = Annotated[
-    bool, QueryParameter(description="True: delete it at once, even if it has unfinished work.")
-]
+Force = Annotated[bool, QueryParameter(description="True: do not wait for unfinished work. It ends at once.")]
 TaskIdFilter = Annotated[
     str | None, QueryParameter(pattern=ID_PATTERN, description="Only items of the task with this id.")
 ]

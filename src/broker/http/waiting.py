@@ -43,7 +43,7 @@ async def wait_for(
     Raises:
         TooManyRequests: This client has too many waiting requests.
         Overloaded: All clients together have too many waiting requests.
-        Unauthenticated: The key was revoked, or the token is void.
+        Unauthenticated: The key was revoked, or the token is invalid.
     """
     seconds = wait_seconds(request, wait)
     beat = None if tool is None else access.caller.beat(tool)
@@ -92,7 +92,7 @@ async def next_work(
         if beat.token_hash and (assigned is None or assigned.token_hash != beat.token_hash):
             raise void_token(service, access)
         if has_looked and not (assigned and assigned.items):
-            # A void token or a revoked key also wakes the request.
+            # An invalid token or a revoked key also wakes the request.
             await check_again(service, access, at_once=True)
         if has_looked and assigned and assigned.since_seconds is not None:
             service.metrics.dispatched(assigned.since_seconds)

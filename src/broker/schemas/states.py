@@ -45,9 +45,9 @@ class OutcomeRule(State, frozen=True, kw_only=True):
 
     Args:
         sent_by_tool: Whether a tool may complete its work with this outcome. Only the broker sets the others.
-        ends_task: Whether the task ends. Otherwise the broker offers it again, or the task becomes `failed`.
+        ends_task: Whether the task ends. Otherwise it becomes available again, or `failed`.
         counts: When the attempt counts towards `max_attempts`.
-        backs_off: Whether the broker waits before it offers the task again.
+        backs_off: Whether the task becomes available again only after a delay.
         went_wrong: Whether the outcome needs attention.
     """
 
@@ -61,7 +61,7 @@ class OutcomeRule(State, frozen=True, kw_only=True):
 
 TOOL_STATES: Mapping[str, State] = {
     "busy": State("busy", "blue", meaning="The tool has as much work as its capacity allows."),
-    "idle": State("idle", "green", meaning="The tool has free capacity. Assigners may give it work."),
+    "idle": State("idle", "green", meaning="The tool has free capacity. Assigners may assign work to it."),
     "draining": State(
         "draining",
         "amber",
@@ -96,7 +96,7 @@ OUTCOMES: Mapping[str, OutcomeRule] = {
         backs_off=True,
         went_wrong=True,
         meaning="The attempt did not succeed. Its `error` says why. A task is `failed` when it has no attempt"
-        " left. It stays `failed` until somebody retries or deletes it.",
+        " left. It stays `failed` until somebody retries or cancels it.",
     ),
     "timed_out": OutcomeRule(
         "timed out",
@@ -124,7 +124,7 @@ OUTCOMES: Mapping[str, OutcomeRule] = {
         "–",
         ends_task=True,
         counts="never",
-        meaning="Somebody deleted the task or cancelled the work.",
+        meaning="Somebody cancelled the task or its work.",
     ),
     "released": OutcomeRule(
         "released",
@@ -136,14 +136,15 @@ OUTCOMES: Mapping[str, OutcomeRule] = {
 }
 
 #: A task with work has the state of its work. A task that has ended has the outcome that ended it as its
-#: state. A failed task waits until somebody retries or deletes it.
+#: state. A failed task waits until somebody retries or cancels it.
 TASK_STATES: Mapping[str, State] = {
     "scheduled": State(
         "scheduled",
         "amber",
-        meaning="The task waits for its `not_before`, or for the pause after a failed attempt.",
+        meaning="The task waits until its `not_before`, or until the delay after an unsuccessful attempt has"
+        " passed.",
     ),
-    "available": State("available", "blue", meaning="The task waits for an assigner to give it to a tool."),
+    "available": State("available", "blue", meaning="The task waits until an assigner assigns it to a tool."),
     "assigned": WORK_STATES["assigned"],
     "running": WORK_STATES["running"],
     "failed": OUTCOMES["failed"],
@@ -171,8 +172,8 @@ VERDICTS: Mapping[Verdict, str] = {
     "assigned": "A tool has the task and has not started it. If it does not start in time, the task becomes"
     " available again.",
     "not_before_its_time": "The task may not run before the time `not_before`. Wait until then.",
-    "backing_off": "The last attempt did not succeed. The broker waits before the next one. The first pause"
-    " is `retry_backoff_seconds` at most, and each further pause is longer.",
+    "backing_off": "The last attempt did not succeed. The broker waits before the next one. The first delay"
+    " is at most `retry_backoff_seconds`, and this limit doubles with each attempt.",
     "no_assigner": "No assigner has asked for tasks for a minute. Start one, for example `broker assign`.",
     "refused_by_assigner": "The assigner cannot assign the task, and its remark says why. For example, no"
     " tool has the skills. Start a tool that matches the needs, or submit another task with correct `needs`.",

@@ -17,7 +17,7 @@ class TaskCounts(Struct, kw_only=True):
     assigned: Annotated[int, Meta(description="Tasks that a tool has and has not started.")]
     running: Annotated[int, Meta(description="Tasks that a tool has started.")]
     failed: Annotated[
-        int, Meta(description="Tasks without attempts left that nobody has retried or deleted.")
+        int, Meta(description="Tasks without attempts left that nobody has retried or cancelled.")
     ]
 
 

@@ -43,7 +43,7 @@ cancelled as (
 
 
 class Cancellation(NamedTuple):
-    """A request to cancel work. Its task is cancelled too, or with `requeue` returns to the queue."""
+    """A request to cancel work. Its task is cancelled too, or with `requeue` available again."""
 
     work_id: UUID
     requeue: bool = False

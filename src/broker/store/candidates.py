@@ -5,7 +5,7 @@ changed its availability. The cursor holds the snapshot of the last read (Postgr
 row is new if that snapshot did not see it, even if the row was written before the read and committed after
 it. A long transaction of another session neither hides a row nor returns it repeatedly.
 
-A read may need several pages. Each page continues in the order of the offer where the last page ended. The
+A read may need several pages. Each page continues in the order of the tasks where the last page ended. The
 cursor keeps the snapshot from before the first page. So a row that changes in between is new to the next
 read.
 """
@@ -70,7 +70,7 @@ def _new(available: str) -> str:
 
 
 def _tasks(tasks: str, order: str) -> TextClause:
-    """Return the statement for the tasks that fit in one response, in the order of the offer."""
+    """Return the statement for the tasks that fit in one response, in their order."""
     return text(f"""
 select {rows.TASK}, t.seq, t.met
 from ({bounded(tasks, size=rows.task_size("r"), order=order)}) t
@@ -180,7 +180,7 @@ def candidates(connection: Connection, cursor: str | None, limit: int) -> Candid
         position = Cursor(home=home, seen=position.seen, reading=snapshot)
         tasks, more_tasks = _page(connection, NEW_TASKS, position, limit)
         tools, more_tools = _page(connection, NEW_TOOLS, position, limit)
-        # If the new rows do not fit on a page, read them page by page, in the order of the offer.
+        # If the new rows do not fit on a page, read them page by page, in their order.
         position.task = _FIRST_TASK if more_tasks else None
         position.tool = _FIRST_TOOL if more_tools else None
     if position.task is not None:

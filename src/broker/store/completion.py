@@ -1,7 +1,7 @@
 """Completion: one statement ends work and moves it, with its reports, to the archive.
 
 If the task succeeded or was cancelled, the statement also deletes the task. Otherwise the task becomes
-available, scheduled (after a backoff) or failed. The tool's load decreases.
+available, scheduled (for a delay) or failed. The tool's load decreases.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -27,9 +27,9 @@ from broker.store.steps import one_statement
 _MOST_ROWS = 1_000
 _MOST_RECORD_BYTES = 16 * 2**20
 
-# Work that was released, or lost before it was started, does not count as an attempt. The backoff doubles
+# Work that was released, or lost before it was started, does not count as an attempt. The delay doubles
 # with every attempt, up to a day. A task waits a random 50 to 100 % of it. Otherwise tasks that failed
-# together would all come back together.
+# together would all become available together.
 _END = f"""
 with requested as (
     select *
@@ -215,7 +215,7 @@ def end(connection: Connection, endings: Sequence[Ending]) -> None:
 
 
 def _first(connection: Connection, endings: Sequence[Ending]) -> dict[UUID, Ending]:
-    """Return the first ending of each work. An ending with a void token counts only if there is no other."""
+    """Return the first ending of each work. An ending with an invalid token counts only if it is alone."""
     first = {ending.work_id: ending for ending in reversed(endings)}
     if any(ending.token != first[ending.work_id].token for ending in endings):
         void = ownership.void(connection, [ending.token for ending in endings])

@@ -1,4 +1,4 @@
-"""Deletion of tasks. If a task's work is running, the broker asks the tool to stop first."""
+"""Cancel tasks. If a task's work is running, the broker asks the tool to stop first."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -21,7 +21,7 @@ where t.id = any(cast(:ids as text[]))
 
 
 class TaskDeletion(NamedTuple):
-    """A request to delete a task. With `force`, its running work ends at once."""
+    """A request to cancel a task. With `force`, its running work ends at once."""
 
     id: str
     force: bool = False
@@ -31,7 +31,7 @@ TaskDeleted = Literal["deleted", "asked", "unknown"]
 
 
 def delete(connection: Connection, deletions: Sequence[TaskDeletion]) -> list[TaskDeleted]:
-    """Delete tasks. If a task comes with and without force, delete it with force.
+    """Cancel tasks. If a task comes with and without force, cancel it with force.
 
     Returns:
         For each task `deleted` (also if it had ended before), `asked` if its tool must stop first, or
@@ -64,7 +64,7 @@ def delete(connection: Connection, deletions: Sequence[TaskDeletion]) -> list[Ta
     idle = [id_ for id_, (work_id, _) in states.items() if not work_id]
     deleted = ended_tasks.record_deleted(connection, idle) if idle else set()
     if len(deleted) < len(idle):
-        # A task was submitted after the lock and assigned before its deletion.
+        # A task was submitted after the lock and assigned before its cancellation.
         raise RetryTransaction
     unknown = [id_ for id_ in ids if id_ not in states]
     ended = ended_tasks.has_ended(connection, unknown) if unknown else set()

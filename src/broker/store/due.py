@@ -232,7 +232,7 @@ def take_offline(connection: Connection, batch: int, ids: BatchIds | None = None
     """Set tools with expired leases offline, end their work as lost, and return the number of tools.
 
     If the tools have more work than fits in a batch, in rows or bytes, the next batch ends the rest. In
-    between, an offline tool gets no more work, and a tool that comes back keeps its remaining work.
+    between, an offline tool gets no more work, and a tool that reconnects keeps its remaining work.
     """
     ids = ids or BatchIds()
     tools = connection.execute(EXPIRED_LEASES, {"batch": batch, "skipped": list(ids.skipped)})

@@ -64,7 +64,7 @@ def find(connection: Connection, task_ids: Collection[str]) -> dict[str, Task]:
 
 
 def record_deleted(connection: Connection, task_ids: Collection[str]) -> set[str]:
-    """Delete those of the tasks that have no work, write a record of each, and return their ids."""
+    """Cancel those of the tasks that have no work, write a record of each, and return their ids."""
     return set(connection.execute(RECORD_DELETED, {"ids": list(task_ids)}).scalars())
 
 

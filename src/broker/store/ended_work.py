@@ -79,7 +79,7 @@ REPORTS, LATEST_REPORTS = (
 def outcomes(connection: Connection, work_ids: Collection[UUID]) -> dict[UUID, tuple[str, str | None]]:
     """Return the outcome of each ended work, and the outcome that its tool reported if the two differ.
 
-    Records of tasks that were deleted before they had work do not count.
+    Records of tasks that were cancelled before they had work do not count.
     """
     return {
         row.work_id: (row.outcome, row.said) for row in connection.execute(OUTCOMES, {"ids": list(work_ids)})

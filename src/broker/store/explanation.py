@@ -8,7 +8,7 @@ from broker.store import ended_tasks, rows
 from broker.store.summaries import LAST_REPORTS
 from broker.store.verdicts import MOST_BEFORE, TaskFacts, ToolsByState, WorkFacts, verdict
 
-# The number of tasks that are offered before the task `t`, if it is available.
+# The number of tasks that come before the task `t`, if it is available.
 BEFORE = f"""
        (select count(*) from (
             select from tasks a

@@ -150,7 +150,7 @@ class Beat(NamedTuple):
 def heartbeat(connection: Connection, beats: Sequence[Beat]) -> list[Heartbeat | Void | None]:
     """Renew leases, and return for each tool when its lease ends and which work must stop.
 
-    An offline tool comes back online. For an unknown tool the result is None.
+    An offline tool is online again. For an unknown tool the result is None.
     """
     return _renew(
         connection,
@@ -164,7 +164,7 @@ def heartbeat(connection: Connection, beats: Sequence[Beat]) -> list[Heartbeat |
 def keep(connection: Connection, beats: Sequence[Beat]) -> list[float | Void | None]:
     """Renew leases, and return the length of each in seconds.
 
-    An offline tool comes back online. For an unknown tool the result is None.
+    An offline tool is online again. For an unknown tool the result is None.
     """
     return _renew(connection, RENEW, beats, lambda row: float(row.lease_seconds))
 

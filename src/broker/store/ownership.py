@@ -42,7 +42,7 @@ HOLDERS = "cast(:token_tool as text[]), cast(:token_hash as bytea[])"
 
 
 def is_current(item: str, tool_id: str, token_hash: str) -> str:
-    """Return SQL that is true unless an item has a void token of this tool.
+    """Return SQL that is true unless an item has an invalid token of this tool.
 
     The item has the columns of `HOLDERS`. The hash of the tool must come from a row that the statement has
     locked. For a token of another tool the SQL is true, because the access rules check that case.
@@ -52,7 +52,7 @@ def is_current(item: str, tool_id: str, token_hash: str) -> str:
     )
 
 
-#: The result of a step for an item with a void token.
+#: The result of a step for an item with an invalid token.
 VOID: Final = "void"
 Void = Literal["void"]
 
@@ -71,7 +71,7 @@ class ToolOwner(NamedTuple):
 
 
 class Token(NamedTuple):
-    """The hash of a tool's token, as the database stores it. It is void if the tool has another one."""
+    """The hash of a tool's token, as the database stores it. It is invalid if the tool has another one."""
 
     tool_id: str
     hash: bytes
@@ -80,7 +80,7 @@ class Token(NamedTuple):
 class WorkOwner(NamedTuple):
     """The tool of a work item, the key that registered the tool, and the key that submitted the task.
 
-    The record of a task that was deleted before it had work has no tool.
+    The record of a task that was cancelled before it had work has no tool.
     """
 
     tool_id: str | None

@@ -139,7 +139,7 @@ class WrittenReport(NamedTuple):
 def write(connection: Connection, reports: Sequence[ReportOf]) -> list[WrittenReport | None]:
     """Write reports in order, and return the result of each.
 
-    The result is None if the work is not under way or the token is void. The first report on work starts it.
+    The result is None if the work is not under way or the token is invalid. The first report starts the work.
     If a report's id is already stored, the report is not written again.
     """
     values = rows.columns((report.report for report in reports), "id", "progress", "message") | {

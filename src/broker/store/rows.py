@@ -49,7 +49,7 @@ def tool_bytes(tool: str) -> str:
 
 
 def offer_order(task: str | None = None) -> str:
-    """Return SQL for the order in which the broker offers tasks: by priority, then by order of submission.
+    """Return SQL for the order of available tasks: by priority, then by order of submission.
 
     The index `tasks_available` has this order, and `matching.Matcher` follows it.
 

@@ -98,7 +98,7 @@ from unnest(cast(:ids as text[])) as u (id)
 where u.id not in (select id from tasks where state <> 'failed' and id = any(cast(:ids as text[])))
 """)
 
-# The states with an index in the order of `seq`. The index of available tasks has the order of the offer.
+# The states with an index in the order of `seq`. The index of available tasks has their order.
 _SCHEDULED, _FAILED, _ASSIGNED = "state = 'scheduled'", "state = 'failed'", "state = 'assigned'"
 _BY_STATE = {"scheduled": _SCHEDULED, "failed": _FAILED, "assigned": _ASSIGNED, "running": _ASSIGNED}
 _FILTERS = {
@@ -214,7 +214,7 @@ def _without_id(new: TaskSubmission) -> bool:
 
 @one_statement(_without_id)
 def submit(connection: Connection, new: Sequence[TaskSubmission]) -> list[Submitted]:
-    """Write new tasks, which the broker offers in this order, and return them.
+    """Write new tasks, which become available in this order, and return them.
 
     If a live or ended task already has the id, return that task unchanged.
     """

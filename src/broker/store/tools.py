@@ -126,7 +126,7 @@ class ToolDeletion(NamedTuple):
 
 
 def register(connection: Connection, new: Sequence[Registration]) -> list[Registered]:
-    """Write tools. Update existing tools and make their old tokens void.
+    """Write tools. Update existing tools and make their old tokens invalid.
 
     Work that an earlier run of a tool started ends as lost, unless the new run resumes it. If several
     registrations have the same id, only the token of the last one is valid. A tool belongs to the key that
@@ -226,7 +226,7 @@ def page(
 def change(connection: Connection, changes: Sequence[Change]) -> list[ToolStatus | Void | None]:
     """Apply changes to tools in order, and return each tool as it is after all of them.
 
-    The result of an unknown tool is None. A change with a void token has no effect; its result is `void`.
+    The result of an unknown tool is None. A change with an invalid token has no effect; its result is `void`.
     """
     void: set[Token | None] = set()
     if any(change.token for change in changes):

@@ -28,8 +28,8 @@ class ToolsByState(NamedTuple):
 class WorkFacts(NamedTuple):
     """The facts about the work of a task.
 
-    The work must start, or end, by `deadline_at`. With `cancel_requeue`, the task of cancelled work returns
-    to the queue. The last report arrived at `reported_at` with the text `message`.
+    The work must start, or end, by `deadline_at`. With `cancel_requeue`, the task of cancelled work
+    becomes available again. The last report arrived at `reported_at` with the text `message`.
     """
 
     tool_id: str
@@ -46,7 +46,7 @@ class WorkFacts(NamedTuple):
 class TaskFacts(NamedTuple):
     """The facts about a task at one moment, `now`.
 
-    `before` is how many available tasks are offered before it, `assigner_seen_at` when an assigner last asked
+    `before` is how many available tasks come before it, `assigner_seen_at` when an assigner last asked
     for candidates, and `due_at` when a scheduled task becomes available.
     """
 
@@ -87,7 +87,7 @@ def _failed(task: Task) -> str:
     at = f" at {_time(task.ended_at)}" if task.ended_at else ""
     return (
         f"The task failed{at}, after {_count(task.attempt, 'attempt')} (max_attempts is {task.max_attempts})."
-        f" {_error(task)} Fix the cause, then retry or delete the task."
+        f" {_error(task)} Fix the cause, then retry or cancel the task."
     )
 
 
@@ -123,14 +123,14 @@ def _assigned(facts: TaskFacts) -> str:
     sentences = [f"Tool {work.tool_id} has had the task {since} and has not started it yet."]
     if work.deadline_at is not None:
         deadline = _when(work.deadline_at, facts.now)
-        sentences.append(f"If the tool does not start it by {deadline}, the task returns to the queue.")
+        sentences.append(f"If the tool does not start it by {deadline}, the task becomes available again.")
     if work.cancel_requested:
         sentences.append(f"The broker has asked the tool to stop. When it stops, {_after_cancel(work)}.")
     return _joined(sentences)
 
 
 def _after_cancel(work: WorkFacts) -> str:
-    return "the task returns to the queue" if work.cancel_requeue else "the task is cancelled"
+    return "the task becomes available again" if work.cancel_requeue else "the task is cancelled"
 
 
 def _not_due(facts: TaskFacts) -> tuple[Verdict, str]:

@@ -178,7 +178,7 @@ class WorkFilter(NamedTuple):
 
 @one_statement()
 def start(connection: Connection, starts: Sequence[Start]) -> list[Started | None]:
-    """Start work, and return it. For work that is not under way, or a void token, the result is None."""
+    """Start work, and return it. For work that is not under way, or an invalid token, the result is None."""
     values = {
         "ids": [start.work_id for start in starts],
         **ownership.token_columns(start.token for start in starts),

@@ -31,7 +31,7 @@ def page() -> str:
     requests = [request for request in sorted(operations(app), key=_position) if request.roles]
     return layout.page(
         "Roles",
-        "A key has one or more roles. [Manage keys](../operate/keys.md) shows how to create and revoke keys."
+        "A key has one or more roles. To create and revoke keys, see [Keys and roles](../operate/keys.md)."
         " While there are no keys, every request is allowed, but only from the machine of the service.",
         table(["role", "a key with this role"], [(code(role), text) for role, text in ROLES.items()]),
         "A tool receives a token of its own when it registers. The token allows the requests of that tool and"

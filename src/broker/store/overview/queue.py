@@ -6,7 +6,7 @@ from broker.schemas.overview import IdleTool, Queue, QueuedKind
 from broker.store import rows, summaries
 from broker.store.pages import bounded
 
-# The maximum number of tasks to read, in the order in which the broker offers them.
+# The maximum number of tasks to read, in the order of available tasks.
 MOST_LOOKED_AT = 100_000
 # The maximum number of kinds, and of tools, to return.
 _MOST_RETURNED = 100

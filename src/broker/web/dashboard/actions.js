@@ -71,30 +71,30 @@ export const cancelTask = (app, id) => confirm(app, {
   done: `Task ${id} is cancelled. If it is still running, the broker has asked its tool to stop.`,
 });
 
-export const deleteTask = (app, id) => confirm(app, {
-  title: `Delete task ${id}?`,
-  text: "The task has failed. If you delete it, you cannot retry it. The archive keeps every attempt.",
-  verb: "Delete task",
+export const cancelFailedTask = (app, id) => confirm(app, {
+  title: `Cancel task ${id}?`,
+  text: "The task has failed. If you cancel it, you cannot retry it. The archive keeps every attempt.",
+  verb: "Cancel task",
   danger: true,
   act: () => call("DELETE", path("tasks", id)),
-  done: `Task ${id} is deleted.`,
+  done: `Task ${id} is cancelled.`,
 });
 
 export const retryTask = (app, id) => confirm(app, {
   title: `Retry task ${id}?`,
-  text: "The task returns to the queue, and the broker counts its attempts from zero.",
+  text: "The task becomes available again, and the broker counts its attempts from zero.",
   verb: "Retry task",
   act: () => call("POST", path("tasks", id, "retry")),
-  done: `Task ${id} is in the queue again.`,
+  done: `Task ${id} is available again.`,
 });
 
 export const requeueWork = (app, id, taskId) => confirm(app, {
   title: `Requeue task ${taskId}?`,
-  text: "The broker asks the tool to stop. Then the task returns to the queue, and this attempt does not count. "
+  text: "The broker asks the tool to stop. Then the task becomes available again, and this attempt does not count. "
     + "The same tool may get the task again. To prevent that, drain the tool first.",
   verb: "Requeue task",
   act: () => call("POST", path("work", id, "cancel"), { requeue: true }),
-  done: `The broker has asked the tool to stop. Then task ${taskId} returns to the queue.`,
+  done: `The broker has asked the tool to stop. Then task ${taskId} becomes available again.`,
 });
 
 export const drainTool = (app, id) => confirm(app, {
@@ -115,10 +115,10 @@ export const undrainTool = (app, id) => confirm(app, {
 
 export const deleteTool = (app, id) => confirm(app, {
   title: `Delete tool ${id}?`,
-  text: "The tool disappears from the list. Its program can register again. The archive keeps its attempts.",
+  text: "The broker removes the tool from the list. Its program can register again. The archive keeps its attempts.",
   verb: "Delete tool",
   danger: true,
-  option: "Delete the tool even if it has work. The work is lost, and the tasks return to the queue.",
+  option: "Delete the tool even if it has work. The work is lost, and the tasks become available again.",
   act: (force) => call("DELETE", `${path("tools", id)}${force ? "?force=true" : ""}`),
   errors: { tool_busy: "The tool has unfinished work. Drain it and wait, or select the option above to delete it now." },
   done: `Tool ${id} is deleted.`,

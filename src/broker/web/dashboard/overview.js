@@ -72,7 +72,7 @@ export class Overview extends View {
     const isPartial = [...live.tools.values()].some((tool) => tool.load > MAX_WORK);
     return section("running", html`Work in progress <span class="muted">${count(Math.max(work.length, live.load))}</span>`, [
       table(this.app, WORK, work.slice(0, this.#rows), (each) => cells(this.app, each),
-        "No work in progress. Work appears here when an assigner gives a task to a tool.", ({ id }) => id),
+        "No work in progress. Work appears here when an assigner assigns a task to a tool.", ({ id }) => id),
       more(work.length, this.#rows, "work item", () => this.#set(() => { this.#rows = work.length; })),
       isPartial ? html`<p class="muted">Only the oldest ${MAX_WORK} work items of each tool are shown.</p>` : nothing,
     ]);

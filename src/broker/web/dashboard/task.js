@@ -1,6 +1,6 @@
 // The page of one task: its state and the reason, its data and its attempts.
 
-import { cancelTask, deleteTask, requeueWork, retryTask } from "./actions.js";
+import { cancelFailedTask, cancelTask, requeueWork, retryTask } from "./actions.js";
 import { path, read, readText } from "./api.js";
 import {
   badge, block, button, facts, numberColumn, progressBar, recordLink, section, since, table, toolLink, unlabelledColumn,
@@ -77,9 +77,8 @@ export class Task extends DetailView {
       work && state in WORK_STATES
         ? button("Requeue", () => requeueWork(this.app, work, id)) : nothing,
       OUTCOMES[state]?.ends_task
-        ? nothing : state === "failed"
-          ? button("Delete", () => deleteTask(this.app, id), { danger: true })
-          : button("Cancel", () => cancelTask(this.app, id), { danger: true }),
+        ? nothing
+        : button("Cancel", () => (state === "failed" ? cancelFailedTask : cancelTask)(this.app, id), { danger: true }),
     ];
   }
 
