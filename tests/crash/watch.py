@@ -17,7 +17,7 @@ select (select sum(n_dead_tup) from pg_stat_user_tables where relname in {HOT_TA
        (select count(*) from pg_stat_activity where application_name like 'broker%'),
        (select count(*) from pg_inherits where inhparent = 'work_archive'::regclass)
 """
-# The pool of a broker and its listener, and for each connection a dead one that the kernel still keeps.
+# Twice the connections of a broker: after a failure, the server may keep each old connection for a while.
 CONNECTIONS_OF_A_BROKER = 18
 # Autovacuum starts at 5,000 in a table and checks every ten seconds. A promoted standby counts from zero.
 MOST_DEAD_TUPLES = 200_000

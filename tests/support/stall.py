@@ -15,7 +15,7 @@ from tests.support import description
 
 EVERY_SECONDS = 0.05
 
-# A beginning, a piece that is repeated to fill a body, and an end.
+# The beginning of a body, a part to repeat until the body is large enough, and the end.
 _Piece = tuple[bytes, bytes, bytes]
 _SMILE = "\U0001f600".encode()
 

@@ -33,7 +33,7 @@ class DatabaseKeys:
         )
 
     def create(self, name: str, roles: Sequence[Role], *, replace: bool) -> tuple[str, bool] | None:
-        """Create a key. Return it, and whether it is the first key; None if the name is in use."""
+        """Create a key. Return it and whether it is the first key, or None if the name is in use."""
         key = new_key()
         with self._database() as url:
             is_first = not run_in_transaction(url, keys.read_all)

@@ -36,7 +36,7 @@ class LongPollLimit:
         """
         self._wanted += 1
         try:
-            # Let requests that start together count each other first.
+            # Give other requests that start now time to increase the count.
             await asyncio.sleep(0)
             async with asyncio.timeout_at(deadline):
                 await self._slots.acquire()

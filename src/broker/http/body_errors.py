@@ -69,7 +69,7 @@ def _explain_field(value: bytes, hint: Any, path: str) -> Iterator[FieldError]:
 
 
 def _items(value: bytes, hint: Any) -> list[Raw]:
-    """Return the items of a list. Empty if it is not a list, has a wrong length or has too many parts."""
+    """Return the items of a list, or no items if it is no list, has a wrong length or too many parts."""
     if value.count(b",") > MOST_PARTS:
         return []
     try:

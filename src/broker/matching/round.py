@@ -28,7 +28,7 @@ from broker.matching.judge import Judge
 from broker.matching.needs import Needs, QueuedTask
 from broker.matching.skills import FreeTool, Skills, indexes
 
-# The number of needs that are judged before the first of them chooses. A choice depends on the other needs.
+# The number of needs to judge before the first of them gets tools. A choice depends on the other needs.
 _JUDGED_AHEAD = 1_000
 
 
@@ -206,7 +206,7 @@ class _Group:
             elif now == order:
                 return place
             else:
-                # Its free capacity has decreased.
+                # The place has less free capacity than before, so other places may now be better.
                 heapq.heapreplace(self._choices, (now, place))
         return None
 

@@ -64,7 +64,7 @@ class Programs:
     def check(self) -> None:
         """Check that the account can run the programs."""
         try:
-            # Unlike others, initdb also needs the shared libraries of the package.
+            # Run initdb, because it also needs the shared libraries of the package.
             self.run("initdb", "--version")
         except (OSError, ProgramFailedError) as error:
             raise ProgramsMissingError(

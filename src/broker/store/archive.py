@@ -128,7 +128,7 @@ def page(
 ) -> ArchivePage:
     """Return a page of the records, the newest first.
 
-    Apart from the last one, they have at most `most_bytes` of JSON values.
+    All records except the last one have at most `most_bytes` of JSON values together.
     """
     at, id_ = unseal(after, tuple[datetime, UUID], field="after") if after is not None else _END_OF_TIME
     values = {"before_at": at, "before_id": id_, "limit": limit + 1, "most_bytes": most_bytes}

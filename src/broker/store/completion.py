@@ -162,8 +162,8 @@ class Ending(NamedTuple):
     token: Token | None = None
 
 
-# This request `ended` the work, or the work had ended with the `same` or an `other` outcome, or is `unknown`.
-# A request with a `void` token changed nothing.
+# `ended`: this request ended the work. `same` or `other`: the work had already ended with this outcome or
+# with another one. `unknown`: the work does not exist. `void`: the token of the request is void.
 EndingStatus = Literal["ended", "same", "other", "unknown", "void"]
 
 
