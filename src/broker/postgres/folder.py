@@ -24,7 +24,7 @@ def locked(data_dir: Path) -> AbstractContextManager[None]:
 
 
 def ensure_data(data: Path, programs: Programs, account: Account, *, sync: bool) -> None:
-    """Create the database files, or check that the bundled PostgreSQL can read the existing ones."""
+    """Create the database files, or check that the embedded PostgreSQL can read the existing ones."""
     if (data / "PG_VERSION").exists():
         _check_version(data)
     elif data.exists() and any(data.iterdir()):
