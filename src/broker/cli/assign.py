@@ -114,8 +114,8 @@ class _Aging(click.ParamType[Any]):
     "--rank",
     type=_Function(),
     metavar=_Function.name,
-    help="A function that returns a number for a tool. Of the tools that can do a task, the one with the"
-    " highest number gets it.  [default: all tools are equal]",
+    help="A function that returns the rank of a tool as a number. Among the tools that can do a task, the"
+    " tool with the highest rank gets it.  [default: all ranks are equal]",
 )
 @click.option(
     "--aging",

@@ -156,7 +156,7 @@ A program that gets the field "file" of the payload as an argument:
     type=click.Choice(["never", "failed", "always"]),
     help="Which scratch folders to keep: none, those of work that did not succeed, or all.",
 )
-@click.option("--quiet", is_flag=True, help="Do not copy the reports of the programs to stderr.")
+@click.option("--quiet", is_flag=True, help="Do not copy the reports of the programs to standard error.")
 @click.argument(
     "command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- PROGRAM [ARGUMENT]..."
 )
