@@ -30,28 +30,28 @@ Series = dict[str, str]
 CASES: dict[str, tuple[Series, Series]] = {
     "BrokerDown": ({f"up{{{OF}}}": "0x60"}, {f"up{{{OF}}}": "1x60"}),
     # If the DNS name of the brokers no longer exists, Prometheus has no series of them.
-    "BrokerGone": ({'up{job="prometheus"}': "1x60"}, {f"up{{{OF}}}": "1x60"}),
+    "BrokerAbsent": ({'up{job="prometheus"}': "1x60"}, {f"up{{{OF}}}": "1x60"}),
     "BrokerDatabaseDown": (
         {f"broker_database_up{{{OF}}}": "0x60"},
         {f"broker_database_up{{{OF}}}": "1x60"},
     ),
-    "BrokerListenerDeaf": (
+    "BrokerListenerDisconnected": (
         {f"broker_listener_connected{{{OF}}}": "0x60"},
         {f"broker_listener_connected{{{OF}}}": "1x60"},
     ),
-    "BrokerListenerFlaps": (
+    "BrokerListenerReconnects": (
         {f"broker_listener_connects_total{{{OF}}}": "0+1x60"},
         {f"broker_listener_connects_total{{{OF}}}": "1x60"},
     ),
-    "BrokerFails": (
+    "BrokerInternalErrors": (
         {f'broker_problems_total{{{OF},code="internal"}}': "0+1x60"},
         {f'broker_problems_total{{{OF},code="task_not_found"}}': "0+100x60"},
     ),
-    "BrokerRefuses": (
+    "BrokerRefusesRequests": (
         {f'broker_problems_total{{{OF},code="unavailable"}}': "0+120x60"},
         {f'broker_problems_total{{{OF},code="unavailable"}}': "0+6x60"},
     ),
-    "BrokerPlacesFillUp": (
+    "BrokerWaitingRequestsNearLimit": (
         {
             f'broker_parked_requests{{{OF},topic="tool"}}': "950x60",
             f"broker_parked_requests_max{{{OF}}}": "1000x60",
@@ -61,7 +61,7 @@ CASES: dict[str, tuple[Series, Series]] = {
             f"broker_parked_requests_max{{{OF}}}": "1000x60",
         },
     ),
-    "BrokerFilesRunOut": (
+    "BrokerOpenFilesNearLimit": (
         {f"process_open_fds{{{OF}}}": "950x60", f"process_max_fds{{{OF}}}": "1000x60"},
         {f"process_open_fds{{{OF}}}": "100x60", f"process_max_fds{{{OF}}}": "1000x60"},
     ),
@@ -84,11 +84,11 @@ CASES: dict[str, tuple[Series, Series]] = {
             f'broker_group_commit_seconds_bucket{{{OF},step="tasks.submit",le="+Inf"}}': "0+60x60",
         },
     ),
-    "BrokerCallsQueue": (
+    "BrokerWritesQueue": (
         {f'broker_group_commit_waiting{{{OF},step="tasks.submit"}}': "5000x60"},
         {f'broker_group_commit_waiting{{{OF},step="tasks.submit"}}': "64x60"},
     ),
-    "BrokerPoolUsedUp": (
+    "BrokerConnectionPoolFull": (
         {
             f"broker_database_connections_in_use{{{OF}}}": "8x60",
             f"broker_database_connections_max{{{OF}}}": "8x60",
@@ -132,11 +132,11 @@ CASES: dict[str, tuple[Series, Series]] = {
             f'broker_work_ended_total{{{OF},outcome="succeeded"}}': "0+60x60",
         },
     ),
-    "BrokerTasksHeld": (
+    "BrokerTasksFailed": (
         {f'broker_tasks{{{OF},state="failed"}}': "1x60"},
         {f'broker_tasks{{{OF},state="failed"}}': "0x60"},
     ),
-    "BrokerToolsFallSilent": (
+    "BrokerToolsGoOffline": (
         {f"broker_leases_expired_total{{{OF}}}": "0+1x60"},
         {f"broker_leases_expired_total{{{OF}}}": "0 0 0 1x57"},
     ),
