@@ -666,7 +666,7 @@ def test_command_without_a_user_name_says_what_to_set(place: Path) -> None:
     place.chmod(0o777)
     ended = run_as_unknown_user(["serve", "--port", "0"], BROKER_DATA_DIR=str(place / "data"))
     [line] = ended.stderr.splitlines()
-    assert (ended.returncode, "has no name on this machine" in line) == (1, True)
+    assert (ended.returncode, "has no user name on this machine" in line) == (1, True)
     assert "BROKER_DATABASE_URL" in line
     ended = run_as_unknown_user(["migrate"], BROKER_DATABASE_URL="postgresql://127.0.0.1:1/x")
     [line] = ended.stderr.splitlines()
