@@ -130,8 +130,9 @@ async def test_waiting_tasks_are_listed_oldest_first_with_the_reason(
         await expect(row(page, "later")).to_contain_text("scheduled for later")
         rows = page.get_by_role("table").first.locator("tbody tr")
         await expect(rows.first).to_contain_text("patient")
-        await http.put("/v1/tasks/patient/remark", json={"text": "Nobody here can sing."})
-        await expect(row(page, "patient")).to_contain_text("Nobody here can sing.")
+        await http.put("/v1/tasks/patient/remark", json={"text": "Nobody here can sing: run `lab tune`."})
+        await expect(row(page, "patient")).to_contain_text("Nobody here can sing: run lab tune.")
+        await expect(row(page, "patient").locator("code", has_text="lab tune")).to_be_visible()
         await expect(row(page, "patient")).to_contain_text("refused by the assigner")
 
 

@@ -1,7 +1,7 @@
 // Components that several views use.
 
 import { STATES } from "./constants.js";
-import { age, count, moment, percent, shortened } from "./format.js";
+import { age, count, inLocalTime, moment, percent, shortened } from "./format.js";
 import { guard } from "./vendor/lit-html/directives/guard.js";
 import { repeat } from "./vendor/lit-html/directives/repeat.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
@@ -91,6 +91,10 @@ export function table(app, columns, items, cells, emptyText, key) {
     <tbody>${list(app, items, key, (item, index) => html`<tr>${cells(item, index).map((content, column) => cell(all[column], content))}</tr>`)}</tbody>
   </table>`;
 }
+
+/** Show a text of the broker: times in the local time zone, and text between backticks as code. */
+export const prose = (text) => inLocalTime(text).split(/`([^`]+)`/)
+  .map((part, index) => (index % 2 ? html`<code>${part}</code>` : part));
 
 /** A section of a view, with a heading. */
 export const section = (id, heading, content) => html`<section aria-labelledby=${id}><h2 id=${id}>${heading}</h2>${content}</section>`;

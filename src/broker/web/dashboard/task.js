@@ -3,11 +3,11 @@
 import { cancelFailedTask, cancelTask, requeueWork, retryTask } from "./actions.js";
 import { path, read, readText } from "./api.js";
 import {
-  badge, block, button, facts, numberColumn, progressBar, recordLink, section, since, table, toolLink, unlabelledColumn,
+  badge, block, button, facts, numberColumn, progressBar, prose, recordLink, section, since, table, toolLink, unlabelledColumn,
   value,
 } from "./components.js";
 import { OUTCOMES, WORK_STATES } from "./constants.js";
-import { between, inLocalTime, moment, span } from "./format.js";
+import { between, moment, span } from "./format.js";
 import { members } from "./json-text.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 import { DetailView } from "./view.js";
@@ -41,7 +41,7 @@ export class Task extends DetailView {
     const task = this.#task;
     return html`<section class="card">
         <div class="toolbar"><h1>${task.id}</h1>${badge(task.state)}<span class="buttons">${this.#actions()}</span></div>
-        <p>${inLocalTime(this.#explanation.detail)}</p>
+        <p>${prose(this.#explanation.detail)}</p>
         ${this.#progress()}
         ${facts({
           "Submitted": html`${moment(task.created_at)}, ${since(this.app, task.created_at)} ago`,

@@ -3,9 +3,9 @@
 import { cancelTask } from "./actions.js";
 import { read } from "./api.js";
 import {
-  badge, button, empty, json, numberColumn, section, since, table, taskLink, toolLink, unlabelledColumn,
+  badge, button, empty, json, numberColumn, prose, section, since, table, taskLink, toolLink, unlabelledColumn,
 } from "./components.js";
-import { age, count, counted, inLocalTime } from "./format.js";
+import { age, count, counted } from "./format.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 import { View } from "./view.js";
 
@@ -64,7 +64,7 @@ export class Waiting extends View {
       since(this.app, task.created_at),
       task.priority,
       json(task.needs, 80),
-      html`${badge(task.state, VERDICTS[task.verdict] ?? task.verdict)} <span class="detail">${inLocalTime(task.detail)}</span>`,
+      html`${badge(task.state, VERDICTS[task.verdict] ?? task.verdict)} <span class="detail">${prose(task.detail)}</span>`,
       button("Cancel", () => cancelTask(this.app, task.id), { label: `Cancel task ${task.id}` }),
     ];
   }
