@@ -76,7 +76,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         max_waits: The maximum number of waiting requests (long polls and event streams) of all clients at a
             time, per process. Further ones get 503.
         fallback_seconds: If a waiting request gets no notification for this long, in seconds, the broker
-            checks the database for it. The broker shortens each of these pauses at random, by up to half.
+            checks the database for it. The broker shortens this time at random, by up to half.
         probe_seconds: The interval at which the broker checks that notifications arrive, in seconds.
         archive_retention_days: The minimum number of days for which the archive keeps a record. The broker
             deletes all records of a month together, so it keeps some of them longer. The month is that of the

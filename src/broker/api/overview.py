@@ -78,8 +78,8 @@ class OverviewController(Controller):
     ) -> Timeline:
         """List the ended attempts that were in progress in a time range, the latest end first.
 
-        If an attempt ended after the range, the list has it only if it is one of the last 20,000 attempts
-        that were assigned before the end of the range.
+        The list may omit attempts that ended after the range. The broker searches for them only among the
+        last 20,000 attempts that were assigned before the end of the range.
         """
         time_range = timeline.TimelineRange(
             time_parameter(since, "since"), time_parameter(until, "until"), tool_id, task_id

@@ -43,8 +43,8 @@ class ToolsController(Controller):
 
         The broker shows the `token` only in this response. If a tool with this id exists, for example after a
         restart of its program, the broker updates it and responds with 200. The old token becomes invalid.
-        Unless `resume` is true, the broker archives the work that the tool had started as `lost`, and its
-        tasks become available again. The tool keeps work that is assigned and not started.
+        Unless `resume` is true, work that the tool had started ends: the broker archives it as `lost`, and
+        its tasks become available again. The tool keeps work that is assigned and not started.
         """
         secret = new_secret()
         registration = tools.Registration(
@@ -158,7 +158,7 @@ class ToolsController(Controller):
         service: NamedDependency[Service],
         access: NamedDependency[Access],
     ) -> Heartbeat:
-        """Renew the lease of a tool, and return the ids of its work to cancel."""
+        """Renew the lease of a tool, and return the ids of the work that it must stop."""
         beat = access.caller.beat(id_of(tool_id, ToolNotFound))
         renewed = await service.store.one(leases.heartbeat, beat)
         if renewed == VOID or (renewed is None and beat.token_hash):

@@ -21,9 +21,10 @@ _TIMED_OUT = 124
 _INTERRUPTED = 130
 
 _EXAMPLES = """
-With --wait, the command prints a line for each task when it ends: {"id": "…", "state": "succeeded",
-"result": …, "error": null}, and "file" if the task is for a file. States are succeeded, failed and cancelled.
-The exit status is 0 if all tasks have succeeded, 1 if some have not, and 124 after the time of --within.
+With --wait, the command prints a line for each task when it ends or fails: {"id": "…", "state":
+"succeeded", "result": …, "error": null}, and "file" if the task is for a file. States are succeeded, failed
+and cancelled. The exit status is 0 if all tasks have succeeded, 1 if some have not, and 124 after the time of
+--within.
 
 The command sends JSON unchanged, with all digits of numbers. SECONDS may have a unit: 90s, 10m, 2h, 7d, 4w.
 TIME is a date with a time such as 2026-07-02T09:30:00Z, a date, or a duration from now such as 10m. A date,
@@ -109,7 +110,7 @@ Tasks from a file, one JSON object per line with the fields of the API (or one J
 @click.option(
     "--wait",
     is_flag=True,
-    help="Wait until all tasks have ended, and print the outcome of each as a line of JSON.",
+    help="Wait until all tasks have ended or failed, and print the outcome of each as a line of JSON.",
 )
 @click.option(
     "--within",

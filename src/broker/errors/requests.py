@@ -103,8 +103,8 @@ class Forbidden(BrokerError):
 class MethodNotAllowed(BrokerError):
     """This path does not support this method. The page `/docs` lists the methods of each path.
 
-    The path exists, but not with this HTTP method. The header `Allow` of an `OPTIONS` request lists the
-    methods of the path.
+    The path exists, but not with this HTTP method. Send an `OPTIONS` request: the header `Allow` of the
+    response lists the methods of the path.
     """
 
     status = 405

@@ -11,8 +11,8 @@ class Unavailable(BrokerError):
 
     The broker cannot carry out the request at the moment: the database is unreachable or too slow, the broker
     is overloaded, or it is stopping. Wait for the time in the header `Retry-After`, then repeat the request.
-    You can safely repeat a submission, registration or report only if its body has an `id`. `GET
-    /health/ready` and the broker's log name the cause.
+    You can safely repeat it, with one exception: if a submission, registration or report has no `id`, it may
+    take effect twice. `GET /health/ready` and the broker's log name the cause.
     """
 
     status = 503

@@ -15,7 +15,7 @@ ROLES: Mapping[Role, str] = {
     "submitter": "submits tasks; reads, retries and cancels its own tasks",
     "tool": "registers tools, and does the work of its own tools",
     "assigner": "reads candidates, assigns tasks to tools, and writes remarks",
-    "operator": "reads all but keys; cancels and retries tasks, drains and deletes tools,"
+    "operator": "reads all except keys; cancels and retries tasks, drains and deletes tools,"
     " accepts late results",
     "admin": "does everything, also creates and revokes keys",
 }

@@ -95,8 +95,8 @@ OUTCOMES: Mapping[str, OutcomeRule] = {
         counts="always",
         backs_off=True,
         went_wrong=True,
-        meaning="The attempt did not succeed. Its `error` says why. A task is `failed` when it has no attempt"
-        " left. It stays `failed` until somebody retries or cancels it.",
+        meaning="A `failed` attempt did not succeed. Its `error` says why. A task is `failed` when it has no"
+        " attempt left. It stays `failed` until somebody retries or cancels it.",
     ),
     "timed_out": OutcomeRule(
         "timed out",

@@ -48,7 +48,7 @@ class LastMinute(Struct, kw_only=True):
     succeeded: Annotated[int, Meta(description="Attempts that succeeded.")]
     failed: Annotated[int, Meta(description="Attempts that failed.")]
     cancelled: Annotated[int, Meta(description="Attempts that were cancelled.")]
-    released: Annotated[int, Meta(description="Attempts that a tool gave back.")]
+    released: Annotated[int, Meta(description="Attempts that a tool gave back, or that somebody requeued.")]
     lost: Annotated[int, Meta(description="Attempts whose tool went offline or did not start in time.")]
     timed_out: Annotated[int, Meta(description="Attempts that exceeded their `timeout_seconds`.")]
 

@@ -97,7 +97,8 @@ class Task(Struct, kw_only=True):
         int, Meta(description="After this many attempts without success, the task is `failed`.")
     ]
     retry_backoff_seconds: Annotated[
-        float, Meta(description="Delay between an attempt that failed or timed out and the second attempt.")
+        float,
+        Meta(description="Maximum delay before the second attempt, if the first one failed or timed out."),
     ]
     timeout_seconds: Annotated[
         float | None, Meta(description="Maximum duration of an attempt. Null: no limit.")

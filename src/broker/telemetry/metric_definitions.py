@@ -70,8 +70,8 @@ LEASES_EXPIRED = _counter(
 )
 UPKEEP = _counter(
     "broker_upkeep",
-    "Rows that upkeep handled, by chore: scheduled tasks (tasks), overdue work (work), tools with an expired"
-    " lease (tools), and old records and partitions (archive).",
+    "Rows handled in the background, by chore: scheduled tasks (tasks), overdue work (work), tools with"
+    " expired leases (tools), old records and partitions (archive).",
     "chore",
 )
 
@@ -82,7 +82,8 @@ PARKED_REQUESTS = _gauge(
     "broker_parked_requests", "Waiting requests (long polls), by the topic that they wait for.", "topic"
 )
 PARKED_REQUESTS_MAX = _gauge(
-    "broker_parked_requests_max", "Maximum number of waiting requests (BROKER_MAX_WAITS)."
+    "broker_parked_requests_max",
+    "Maximum number of long polls and event streams together (BROKER_MAX_WAITS).",
 )
 CONNECTIONS = _gauge("broker_connections", "Open client connections.")
 EVENTS_WATCHERS = _gauge("broker_events_watchers", "Clients that read the event stream, GET /v1/events.")

@@ -34,7 +34,7 @@ order by t.id, w.id
 
 
 def page(connection: Connection, *, limit: int, after: str | None) -> ToolSummaryPage:
-    """Return a page of the tools, in the order of their ids, each with its first work items."""
+    """Return a page of the tools, in the order of their ids, each with its oldest work items."""
     begin = unseal(after, str, field="after") if after is not None else ""
     by_id: dict[str, ToolSummary] = {}
     for row in connection.execute(PAGE, {"after": begin, "limit": limit + 1}):

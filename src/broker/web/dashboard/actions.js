@@ -68,7 +68,7 @@ export const cancelTask = (app, id) => confirm(app, {
   danger: true,
   option: "End the task at once, even if its tool does not stop",
   act: (force) => call("DELETE", `${path("tasks", id)}${force ? "?force=true" : ""}`),
-  done: `Task ${id} is cancelled. If it is still running, the broker has asked its tool to stop.`,
+  done: `Task ${id} is cancelled, or it ends when its tool stops.`,
 });
 
 export const cancelFailedTask = (app, id) => confirm(app, {
