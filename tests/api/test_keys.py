@@ -188,7 +188,7 @@ async def test_the_first_key_can_be_created_locally_and_ends_open_access(serve: 
     http = first.client
     assert await list_keys(http) == []
     key = bearer((await create_key(http, "me", "admin"))["key"])
-    # At once in the process that created the key, and soon in the others.
+    # Requests now need a key: at once in the process that created it, and soon in the other process.
     for path in ("/v1/keys", "/v1/tools"):
         assert_problem(await http.get(path), 401, "unauthenticated")
     assert_problem(

@@ -99,7 +99,7 @@ def test_latencies_are_in_milliseconds() -> None:
 
 
 def test_ratio_is_the_median_of_the_ratios_of_the_rounds() -> None:
-    # The machine was twice as fast in the last round: the ratio of the medians would be 1.
+    # Both figures have the median 100, so the ratio of the medians would be 1.
     rounds = ({"ours": 10.0, "bare": 100.0}, {"ours": 100.0, "bare": 200.0}, {"ours": 180.0, "bare": 90.0})
     summary = measured(*rounds, share=("ours", "bare")).summary()
     assert summary["ours"] == Spread(median=100.0, least=10.0, greatest=180.0)

@@ -104,7 +104,7 @@ BODIES: dict[tuple[str, str], Any] = {
 
 
 class World(NamedTuple):
-    """A task, a tool, their work, and the record of another task, of one submitter and one tool key."""
+    """A task, its tool and work, and the record of another task of the same submitter and tool key."""
 
     task: str
     tool: str
@@ -153,7 +153,7 @@ def unchanged() -> dict[str, World]:
 async def worlds(
     broker: Running, sql: asyncpg.Connection, secrets: dict[str, str], unchanged: dict[str, World]
 ) -> dict[str, World]:
-    """Return the worlds `theirs` and `others`, unchanged. A test that changes one empties the dictionary."""
+    """Return the worlds `theirs` and `others`. Create them again if a test has changed them."""
     if not unchanged:
         await delete_rows(sql)
         create = world_creator(broker.client, secrets)

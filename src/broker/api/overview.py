@@ -28,7 +28,7 @@ _MOST_WAITING = 200
 
 
 class OverviewController(Controller):
-    """Summaries for dashboards: no payloads and results, and long texts are shortened."""
+    """Summaries for dashboards: no payloads or results, and long texts are shortened."""
 
     path = "/v1/overview"
     tags = ("Overview",)

@@ -272,7 +272,7 @@ def http_client(url: str, type_: type[HTTPClient]) -> HTTPClient:
         type_: The class of the client, synchronous or asynchronous.
 
     Raises:
-        SettingError: The URL is not valid, or an environment variable for proxies or certificates is not.
+        SettingError: The URL, or an environment variable for proxies or certificates, is not valid.
     """
     try:
         # A proxy cannot reach the loopback addresses of this machine.

@@ -103,7 +103,7 @@ class Account:
         for parent in reversed(missing):
             parent.mkdir()
             if self.uid is not None:
-                parent.chmod(0o755)  # root's umask may be narrower
+                parent.chmod(0o755)  # root's umask may be more restrictive
 
     def give(self, path: Path) -> None:
         """Make the account the owner of a new file or folder."""

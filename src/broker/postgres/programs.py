@@ -98,7 +98,7 @@ def _copy(site: Path, target: Path) -> None:
         if (site / part).is_dir():
             leave_out = shutil.ignore_patterns("include", "*.a")
             shutil.copytree(site / part, unfinished / part, symlinks=True, ignore=leave_out)
-    # The account must be able to read the copy, even if the umask of the installation was narrow.
+    # The account must be able to read the copy, even if the umask of the installation was restrictive.
     for path in (unfinished, *unfinished.rglob("*")):
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)

@@ -22,7 +22,7 @@ class LineSplitter:
         self._unfinished = ""
 
     def feed(self, data: bytes) -> list[str]:
-        """Add bytes, and return the lines that end in them."""
+        """Add bytes, and return the lines that they complete."""
         return self._lines(self._decoder.decode(data))
 
     def end(self) -> list[str]:

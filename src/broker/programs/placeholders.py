@@ -14,8 +14,8 @@ _PLACEHOLDER = re.compile(r"(?<!\$)\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 # The characters of arguments that are not program texts, such as a path, an option or a list.
 _PLAIN = re.compile(r"[\w./:=,@%+-]*", re.ASCII)
-# Programs that run a program text: their first argument, or the argument of an option. They may be arguments
-# of other programs: `nice sh -c …`.
+# Interpreters. The program text that they run is their first argument, or the argument of an option. An
+# interpreter may be an argument of another program: `nice sh -c …`.
 _INTERPRETER = re.compile(
     r"(ba|da|k|z|fi|c|tc|a|mk|)sh|busybox|python|pypy|perl|ruby|node|php|lua|tclsh|expect|Rscript|R|julia|matlab|octave"
     r"|[gmn]?awk|sed|eval"

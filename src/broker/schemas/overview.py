@@ -1,4 +1,4 @@
-"""Summaries for dashboards, and the events of the event stream. They have no payloads and results.
+"""Summaries for dashboards, and the events of the event stream. They have no payloads or results.
 
 The broker shortens long texts in them. Therefore `needs` and `skills` are texts here. Tasks and tools have
 the complete values.

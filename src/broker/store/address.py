@@ -98,7 +98,7 @@ class Address:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, (parameter, default) in _KEEP_ALIVE.items():
             value = self._url.number(parameter, default)
-            if value and hasattr(socket, option):  # Linux has them all; 0 is the system's own
+            if value and hasattr(socket, option):  # Linux has all options; 0 keeps the system default
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 

@@ -274,7 +274,7 @@ def _statuses(
 
 
 def parts(works: Sequence[Row[Any]]) -> Iterator[list[Row[Any]]]:
-    """Split rows of work, each with the `size` of its record, into parts that a statement can end in time."""
+    """Split rows of work, each with the `size` of its record, into parts small enough for one statement."""
     part: list[Row[Any]] = []
     room = _MOST_RECORD_BYTES
     for row in works:

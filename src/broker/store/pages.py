@@ -37,7 +37,7 @@ def bounded(rows: str, *, size: str, order: str, most: str = str(MOST_BYTES)) ->
     Returns:
         SQL for the rows with two more columns: `fits`, which is true, and `met`, for the function `met`.
     """
-    # One window for everything: the existence of a next row shows that there are more, without a count.
+    # One window serves both columns: `lead` shows whether more rows follow, so the query needs no count.
     return f"""
     select *
     from (select r.*, coalesce(sum(cast({size} as double precision)) over w, 0) < {most} as fits,

@@ -33,7 +33,7 @@ class Layout(NamedTuple):
 
 
 def fit(snapshot: Snapshot, lines: int | None) -> Layout:
-    """Choose the parts of a snapshot that fit into a number of lines; None if there is no screen."""
+    """Choose the parts of a snapshot that fit into a number of lines, or into plain output for None."""
     kinds = snapshot.queue.kinds
     if lines is None:
         return Layout(snapshot.tools, kinds[:_PLAIN_KINDS], snapshot.waiting[:_PLAIN_WAITING])

@@ -30,7 +30,7 @@ _HINT = "q: quit, n: next page, p: previous page"
 _SILENCE_SECONDS = 2.0
 # The time between two redraws of the screen during the read of a snapshot.
 _REDRAW_SECONDS = 1.0
-# The pause after each snapshot is at least as long as the snapshot took, to not keep a broker busy.
+# The pause after each snapshot is at least as long as the snapshot took, to avoid a high load on the broker.
 _PAUSES_PER_SNAPSHOT = 1.0
 
 _QUIT = frozenset({b"q", b"Q"})

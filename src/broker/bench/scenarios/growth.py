@@ -107,7 +107,7 @@ async def _archive_bytes(service: BenchService) -> float:
 def _costs(
     stage: Stage, services: list[BenchService], prefix: str, units: int, unit: str
 ) -> Iterator[Figures]:
-    """Yield figures, to which the block's end adds the CPU time of services and database per unit."""
+    """Yield figures. When the block ends, add the CPU time of the services and the database per unit."""
 
     def spent() -> dict[str, float]:
         ours = sum(cpu_seconds(service.pid) for service in services)

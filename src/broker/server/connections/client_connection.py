@@ -103,7 +103,7 @@ class ClientConnection(TimedConnection):
         super().on_headers_complete()
         # Trailers after the body do not count as headers of the request.
         self.headers = []
-        # uvicorn creates the cycle itself and cannot be given another class.
+        # uvicorn creates the cycle itself, and has no option for its class.
         self.cycle.__class__ = Cycle
         if self._is_half_closed:
             cast("Cycle", self.cycle).half_close()
