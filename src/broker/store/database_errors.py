@@ -36,7 +36,7 @@ class Meaning(Enum):
     TROUBLE = "503: the database cannot work; the log and /health/ready name the cause"
     ROW = "503 for one item: a row may be the cause, so the broker splits the batch and finds the item"
     LOCKED = "503 for one item: a row stayed locked, so the broker splits the batch and finds the item"
-    CANCELLED = "503: after the statement timeout for one item only, before it with a cause in the log"
+    CANCELLED = "503: for one item if the statement timeout has passed; otherwise the log names the cause"
     DEFECT = "500: a defect of the broker"
 
 
