@@ -13,6 +13,8 @@ import asyncpg
 import httpx
 import pytest
 
+from broker.server.http_server import Server, create_server
+from broker.settings import Settings
 from broker.store.address import libpq_url
 from tests.support.cli import run
 from tests.support.processes import serving, wait_for_exit, wait_until_ready
@@ -172,3 +174,23 @@ async def test_unusable_bind_address_is_refused_before_anything_starts(
     assert (served.status, message in served.err) == (1, True)
     assert "Traceback" not in served.err
     assert not (tmp_path / "data").exists()
+
+
+async def test_first_response_has_the_headers_of_every_response(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    startup_may_end = asyncio.Event()
+    monkeypatch.setattr(Server, "_warn_if_open", lambda _: startup_may_end.wait())
+    server = create_server(Settings(database_url=database), port=0)
+    task = asyncio.create_task(server.serve())
+    async with asyncio.timeout(30):
+        while not server.started:
+            await asyncio.sleep(0.005)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            response = await client.get("/health/live")
+        startup_may_end.set()
+        server.should_exit = True
+        await task
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert "date" in response.headers

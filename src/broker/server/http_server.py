@@ -86,6 +86,8 @@ class Server(uvicorn.Server):
         self.server_state.raise_file_limit()
         if self._parent is not None:
             asyncio.get_running_loop().add_reader(self._parent, self._stop_without_parent)
+        # uvicorn sets the headers of all responses at a tick, and its first one may follow the first request.
+        await super().on_tick(0)
         await super().startup(sockets)
         await self._warn_if_open()
         _collect_garbage_rarely()
