@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
+from litestar import Litestar
+
 from broker.app import create_app, create_service
 from broker.http.openapi import describe
 from broker.settings import Settings
@@ -31,10 +33,14 @@ class Operation(NamedTuple):
         }
 
 
+def make_app() -> Litestar:
+    """Return the application, which does not run and has no database."""
+    return create_app(create_service(Settings(database_url="postgresql://nobody@127.0.0.1/nothing")))
+
+
 def make() -> Json:
     """Return the OpenAPI description, without a running broker."""
-    service = create_service(Settings(database_url="postgresql://nobody@127.0.0.1/nothing"))
-    return describe(create_app(service))
+    return describe(make_app())
 
 
 def operations(document: Json) -> list[Operation]:

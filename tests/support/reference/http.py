@@ -1,23 +1,20 @@
 """Generate the reference page about the HTTP API, from the OpenAPI document."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from broker.app import create_app, create_service
-from broker.http.openapi import describe
-from broker.settings import Settings
+from tests.support import description
+from tests.support.description import resolve
 from tests.support.reference import layout
 from tests.support.reference.layout import code, table
 
-Document = Mapping[str, Any]
+Document = dict[str, Any]
 
 
 def page() -> str:
     """Return the reference page about the HTTP API, as Markdown."""
-    document = describe(
-        create_app(create_service(Settings(database_url="postgresql://nobody@127.0.0.1/none")))
-    )
+    document = description.make()
     return layout.page(
         "HTTP API",
         "The running service shows the same information at `/docs`, where you can send requests, and as an"
@@ -46,7 +43,7 @@ def _operation(document: Document, path: str, method: str, operation: Document) 
     yield f"### {method} {path}"
     yield operation["summary"]
     yield operation.get("description", "")
-    parameters = [_resolve(document, parameter) for parameter in operation.get("parameters", [])]
+    parameters = [resolve(document, parameter) for parameter in operation.get("parameters", [])]
     yield table(
         ["parameter", "in", "value", "meaning"],
         [
@@ -71,7 +68,7 @@ def _operation(document: Document, path: str, method: str, operation: Document) 
     yield table(
         ["status", "response"],
         [
-            (status, _response(_resolve(document, response)))
+            (status, _response(resolve(document, response)))
             for status, response in sorted(operation["responses"].items())
         ],
     )
@@ -105,15 +102,6 @@ def _objects(document: Document) -> Iterator[str]:
                 for field, kind in schema["properties"].items()
             ],
         )
-
-
-def _resolve(document: Document, item: Document) -> Document:
-    if "$ref" not in item:
-        return item
-    target: Any = document
-    for part in item["$ref"].removeprefix("#/").split("/"):
-        target = target[part]
-    return target  # type: ignore[no-any-return]
 
 
 def _kind(schema: Document) -> str:

@@ -1,10 +1,9 @@
 """Generate the reference page about roles from the guards: which role may send which request."""
 
-from broker.app import create_app, create_service
 from broker.http.guards import Reach
 from broker.http.openapi_operations import Operation, operations
 from broker.schemas.keys import ROLES
-from broker.settings import Settings
+from tests.support.description import make_app
 from tests.support.reference import layout
 from tests.support.reference.layout import code, table
 
@@ -27,7 +26,7 @@ _METHODS = ["POST", "GET", "PUT", "PATCH", "DELETE"]
 
 def page() -> str:
     """Return the reference page about roles, as Markdown."""
-    app = create_app(create_service(Settings(database_url="postgresql://nobody@127.0.0.1/none")))
+    app = make_app()
     requests = [request for request in sorted(operations(app), key=_position) if request.roles]
     return layout.page(
         "Roles",
