@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from broker.bench.figures import Measured, Spread, latencies, percentile
 from broker.bench.http import BenchError, HttpConnection
 from broker.bench.load import closed_loop
+from broker.bench.meter import COSTS, DEAD_TUPLES
 from broker.bench.pgbench import tps
 from broker.bench.run import LONG, SCENARIOS
 from broker.bench.scenarios import Size
@@ -167,12 +168,13 @@ def test_short_run_prints_a_table_and_writes_all_figures_to_a_file(tmp_path: Pat
     assert result.returncode == 0, result.stderr
 
     rows = [line.split("│")[1].strip() for line in result.stdout.splitlines() if line.startswith("│")]
-    assert [name for name in rows if name] == list(RUN)
+    with_costs = [name for name in RUN if name != "match"]
+    assert [name for name in rows if name] == [*RUN, *with_costs]
     assert str(file) in result.stdout.replace("\n", "")
 
     written = json.loads(file.read_text())
     assert written["command"] == ["broker", "bench", *RUN, *options]
-    assert {"cores", "cpu", "memory", "python", "broker", "date"} <= written["machine"].keys()
+    assert {"cores", "cpu", "memory", "python", "postgres", "broker", "date"} == written["machine"].keys()
     assert [scenario["scenario"] for scenario in written["scenarios"]] == list(RUN)
     for scenario in written["scenarios"]:
         [only] = scenario["rounds"]
@@ -189,3 +191,6 @@ def test_short_run_prints_a_table_and_writes_all_figures_to_a_file(tmp_path: Pat
         assert scenario["wanted"].keys() <= scenario["summary"].keys(), (
             "a target for a figure that is not measured"
         )
+        if scenario["scenario"] != "match":
+            # Nothing changes the rows of submitted tasks.
+            assert [name for name in COSTS if not only[name]] in ([], [DEAD_TUPLES])

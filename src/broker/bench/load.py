@@ -9,6 +9,7 @@ from typing import Any
 
 from broker.bench.figures import Figures, latencies
 from broker.bench.http import BenchError, HttpConnection
+from broker.bench.meter import Meter
 
 _WARM_UP_SECONDS = 0.5
 
@@ -21,9 +22,20 @@ async def connections(*urls: str, number: int) -> AsyncIterator[list[HttpConnect
 
 
 async def closed_loop(
-    url: str, clients: int, seconds: float, once: Callable[[HttpConnection, int], Awaitable[object]]
+    url: str,
+    clients: int,
+    seconds: float,
+    once: Callable[[HttpConnection, int], Awaitable[object]],
+    meter: Meter | None = None,
 ) -> Figures:
     """Measure clients that each repeat an operation (`once`), after a short warm-up.
+
+    Args:
+        url: The URL of the service.
+        clients: The number of clients.
+        seconds: The duration, without the warm-up.
+        once: The operation on one task.
+        meter: Measures the cost of the tasks meanwhile.
 
     Returns:
         The rate per second, as `/s`, and the latencies: `p50 ms` and so on.
@@ -32,6 +44,7 @@ async def closed_loop(
         BenchError: No operation began and ended within the time.
     """
     durations: list[float] = []
+    meter = meter or Meter()
     async with connections(url, number=clients) as open_:
         begin = time.perf_counter() + _WARM_UP_SECONDS
         end = begin + seconds
@@ -39,10 +52,17 @@ async def closed_loop(
         async def client(connection: HttpConnection, number: int) -> None:
             while (started_at := time.perf_counter()) < end:
                 await once(connection, number)
-                if (ended_at := time.perf_counter()) <= end and started_at >= begin:
-                    durations.append(ended_at - started_at)
+                if begin <= (ended_at := time.perf_counter()) <= end:
+                    meter.count(1)
+                    if started_at >= begin:
+                        durations.append(ended_at - started_at)
 
-        await asyncio.gather(*(client(connection, number) for number, connection in enumerate(open_)))
+        async def measure() -> None:
+            await asyncio.sleep(begin - time.perf_counter())
+            async with meter.measuring():
+                await asyncio.sleep(end - time.perf_counter())
+
+        await asyncio.gather(measure(), *(client(open_[number], number) for number in range(clients)))
     if not durations:
         raise BenchError(f"No operation ended within {seconds:g} seconds. Measure longer, with --seconds.")
     return {"/s": len(durations) / seconds} | latencies(durations)

@@ -9,8 +9,9 @@ import json
 import os
 import re
 
+from broker.bench.database import execute
 from broker.bench.http import BenchError
-from broker.bench.stage import Stage, execute
+from broker.bench.stage import Stage
 from broker.bench.work import NEEDS, task
 from broker.schemas.limits import MOST_ON_PAGE
 from broker.store import assignment, candidates, completion, tasks, work
@@ -20,6 +21,18 @@ _TPS = re.compile(r"tps = ([0-9.]+)")
 
 # The service reads a page of candidates and one more candidate.
 _CANDIDATES = MOST_ON_PAGE + 1
+
+# The statements of the service.
+_SUBMIT = tasks.SUBMIT.text
+_SUBMIT_BRIEFLY = tasks.SUBMIT_BRIEFLY.text
+_SNAPSHOT = candidates.SNAPSHOT.text
+_NEW_TASKS = candidates.NEW_TASKS.text
+_NEW_TOOLS = candidates.NEW_TOOLS.text
+_ASSIGN = assignment.ASSIGN.text
+_ASSIGN_BRIEFLY = assignment.ASSIGN_BRIEFLY.text
+_ASSIGNED_TO = work.ASSIGNED_TO.text
+_END = completion.END.text
+_END_BRIEFLY = completion.END_BRIEFLY.text
 
 # One tool for each pgbench client, with capacity for all tasks of a statement.
 _SETUP = """
@@ -32,7 +45,7 @@ select id, 3600, now() + interval '1 hour' from tools;
 
 def submitting(number: int) -> str:
     """Return the script that submits a number of tasks in one statement."""
-    return _arguments(number) + _statement(tasks.SUBMIT.text)
+    return _arguments(number) + _statement(_SUBMIT)
 
 
 def life_cycle(number: int) -> str:
@@ -42,11 +55,11 @@ def life_cycle(number: int) -> str:
         _arguments(number),
         # The assigner's cursor.
         _gset("select cast(pg_current_snapshot() as text) as seen", number),
-        _statement((tasks.SUBMIT if is_single else tasks.SUBMIT_BRIEFLY).text),
+        _statement(_SUBMIT if is_single else _SUBMIT_BRIEFLY),
         f"\\set limit {_CANDIDATES}\n",
-        _gset(candidates.SNAPSHOT.text, number),
-        _statement(candidates.NEW_TASKS.text),
-        _statement(candidates.NEW_TOOLS.text),
+        _gset(_SNAPSHOT, number),
+        _statement(_NEW_TASKS),
+        _statement(_NEW_TOOLS),
         _gset(
             """
             select cast(array_fill(concat('tool-', cast(:client_id as text)), array[{number}]) as text)
@@ -54,8 +67,8 @@ def life_cycle(number: int) -> str:
                    cast(:id as text) as task_ids""",
             number,
         ),
-        _statement((assignment.ASSIGN if is_single else assignment.ASSIGN_BRIEFLY).text),
-        _statement(work.ASSIGNED_TO.text),
+        _statement(_ASSIGN if is_single else _ASSIGN_BRIEFLY),
+        _statement(_ASSIGNED_TO),
         # The tool's completion.
         _gset(
             """
@@ -68,7 +81,7 @@ def life_cycle(number: int) -> str:
             where task_id = any(cast(:id as text[]))""",
             number,
         ),
-        _statement((completion.END if is_single else completion.END_BRIEFLY).text),
+        _statement(_END if is_single else _END_BRIEFLY),
     ]
     return "".join(steps)
 

@@ -3,16 +3,17 @@
 import asyncio
 import contextlib
 import os
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from itertools import count
 from pathlib import Path
-from typing import Any
 
-import asyncpg
-from msgspec import Struct
+from msgspec import Struct, field
 
+from broker.bench.database import execute
 from broker.bench.http import BenchError, HttpConnection
+from broker.bench.meter import Meter
 from broker.postgres.cluster import EmbeddedPostgres
 from broker.server.child_process import child_process, free_port
 from broker.store import migration
@@ -29,11 +30,13 @@ class BenchService(Struct, frozen=True, kw_only=True):
         url: The URL of the service.
         pid: The process id; 0 for a given service.
         database: The URL of the database for libpq; empty for a given service.
+        meter: Measures the cost of the tasks. It measures nothing for a given service.
     """
 
     url: str
     pid: int = 0
     database: str = ""
+    meter: Meter = field(default_factory=Meter)
 
 
 class Stage:
@@ -58,6 +61,14 @@ class Stage:
     def pgbench(self) -> Path:
         """Return the path of pgbench, the benchmark of PostgreSQL."""
         return self._own.program("pgbench")
+
+    @property
+    def postgres_version(self) -> str | None:
+        """Return the version of the database server; None for a given service."""
+        if not self.is_own:
+            return None
+        shown = subprocess.run([self.pgbench, "--version"], capture_output=True, text=True, check=True)  # noqa: S603
+        return str(shown.stdout.split()[-1])
 
     @property
     def postmaster(self) -> int:
@@ -94,7 +105,10 @@ class Stage:
             with child_process(*command, environment=settings) as pid:
                 url = f"http://127.0.0.1:{port}"
                 await _until_ready(url, "/health/ready")
-                yield BenchService(url=url, pid=pid, database=url_of_database)
+                meter = Meter([pid], self.postmaster, url_of_database)
+                yield BenchService(url=url, pid=pid, database=url_of_database, meter=meter)
+            if database is None:
+                await meter.read_dead_tuples()
 
     @asynccontextmanager
     async def database(self) -> AsyncIterator[str]:
@@ -150,19 +164,3 @@ async def _until_ready(url: str, path: str) -> None:
                     if (await connection.send("GET", path)).status < 500:
                         return
             await asyncio.sleep(0.02)
-
-
-@asynccontextmanager
-async def connected(url: str) -> AsyncIterator["asyncpg.Connection[Any]"]:
-    """Yield a connection to a database, and close it after the block."""
-    connection = await asyncpg.connect(url)
-    try:
-        yield connection
-    finally:
-        await connection.close()
-
-
-async def execute(url: str, statement: str) -> None:
-    """Run one or more SQL statements without parameters."""
-    async with connected(url) as connection:
-        await connection.execute(statement)

@@ -7,11 +7,12 @@ from functools import partial
 from typing import Any
 
 from broker.bench.clients import registered
+from broker.bench.database import connected
 from broker.bench.figures import Figures
 from broker.bench.http import BenchError, HttpConnection
 from broker.bench.load import connections
 from broker.bench.scenarios import Scenario, Size
-from broker.bench.stage import BenchService, Stage, connected
+from broker.bench.stage import BenchService, Stage
 from broker.bench.work import SUCCEEDED, BenchItem, BenchItems, encode_task
 from broker.schemas.candidates import Pair
 

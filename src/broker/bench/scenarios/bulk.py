@@ -11,7 +11,7 @@ from broker.bench.figures import Figures
 from broker.bench.http import HttpConnection
 from broker.bench.load import background, connections
 from broker.bench.scenarios import Scenario, Size
-from broker.bench.stage import Stage
+from broker.bench.stage import BenchService, Stage
 from broker.bench.work import BenchItems, task
 
 _TASKS = 20_000
@@ -27,7 +27,8 @@ _PGBENCH_CLIENTS = 4
 async def _round(stage: Stage, size: Size) -> Figures:
     tasks = max(_BATCH, size.of(_TASKS) // _BATCH * _BATCH)
     async with stage.service() as service:
-        figures = {"tasks/s": tasks / await run_life_cycles(service.url, tasks)}
+        figures = {"tasks/s": tasks / await run_life_cycles(service, tasks)}
+    figures |= service.meter.figures()
     if stage.is_own:
         sets = await pgbench.run(
             stage, pgbench.life_cycle(_BATCH), clients=_PGBENCH_CLIENTS, seconds=size.seconds
@@ -36,7 +37,7 @@ async def _round(stage: Stage, size: Size) -> Figures:
     return figures
 
 
-async def run_life_cycles(url: str, tasks: int) -> float:
+async def run_life_cycles(service: BenchService, tasks: int) -> float:
     """Submit, assign and complete a number of tasks, and return the duration in seconds."""
     body = msgspec.json.encode({"items": [task(number) for number in range(_BATCH)]})
     batches = iter(range(tasks // _BATCH))
@@ -60,16 +61,20 @@ async def run_life_cycles(url: str, tasks: int) -> float:
                 if completed == tasks:
                     done.set_result(time.perf_counter())
 
+    url = service.url
     async with (
         registered(url, _TOOLS, _CAPACITY) as tools,
         connections(url, number=_SUBMITTERS) as submitters,
         connections(url, number=_TOOLS) as open_,
     ):
         jobs = (Fifo(url).run(), *map(work, open_, tools))
-        async with asyncio.timeout(60 + tasks / _SLOWEST), background(*jobs):
+        time_limit = asyncio.timeout(60 + tasks / _SLOWEST)
+        async with time_limit, background(*jobs), service.meter.measuring():
             started_at = time.perf_counter()
             await asyncio.gather(*map(submit, submitters))
-            return await done - started_at
+            seconds = await done - started_at
+            service.meter.count(tasks)
+    return seconds
 
 
 SCENARIO = Scenario(
@@ -77,5 +82,5 @@ SCENARIO = Scenario(
     says=f"submit, assign and complete tasks in batches of {_BATCH}",
     round=_round,
     ratios={"of pgbench": ("tasks/s", "pgbench, same SQL, tasks/s")},
-    wanted={"tasks/s": "≥ 9,300", "of pgbench": "≥ 0.5"},
+    wanted={"of pgbench": "≥ 0.5"},
 )

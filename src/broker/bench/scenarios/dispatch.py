@@ -57,8 +57,11 @@ async def _round(stage: Stage, size: Size) -> Figures:
             assigned = [await _assign(ours, tools[n % len(tools)], waiting) for n in range(times)]
             async with background(Fifo(service.url).run()):
                 await asyncio.sleep(1)
-                submitted = [await _submit(ours, waiting) for _ in range(times)]
-    return latencies(assigned, "assign → tool ") | latencies(submitted, "submit → assigner → tool ")
+                async with service.meter.measuring():
+                    submitted = [await _submit(ours, waiting) for _ in range(times)]
+                    service.meter.count(times)
+    figures = latencies(assigned, "assign → tool ") | latencies(submitted, "submit → assigner → tool ")
+    return figures | service.meter.figures()
 
 
 async def _assign(connection: HttpConnection, tool: str, waiting: _Waiting) -> float:
@@ -95,9 +98,4 @@ SCENARIO = Scenario(
     name="dispatch",
     says=f"{_TOOLS:,} tools wait in long polls, and one at a time gets work",
     round=_round,
-    wanted={
-        "assign → tool p50 ms": "≤ 4",
-        "assign → tool p99 ms": "≤ 15",
-        "submit → assigner → tool p50 ms": "≤ 8",
-    },
 )

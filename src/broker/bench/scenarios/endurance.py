@@ -17,13 +17,13 @@ async def _round(stage: Stage, size: Size) -> Figures:
     async with stage.service() as service:
         mebibytes = []
         for _ in range(_PORTIONS):
-            await bulk.run_life_cycles(service.url, portion)
+            await bulk.run_life_cycles(service, portion)
             mebibytes.append(memory(service.pid) / 2**20)
     return {
         "MiB after a tenth": mebibytes[_PORTIONS // 10 - 1],
         "MiB at the end": mebibytes[-1],
         "MiB at most": max(mebibytes),
-    }
+    } | service.meter.figures()
 
 
 SCENARIO = Scenario(

@@ -1,17 +1,20 @@
 """`growth`: the same work with more processes, and with a second service on the same database."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+
+import msgspec
 
 from broker.bench import pgbench
 from broker.bench.clients import registered
+from broker.bench.database import connected
 from broker.bench.figures import Figures
 from broker.bench.http import BenchError, HttpConnection
 from broker.bench.load import connections
-from broker.bench.process import cpu_seconds, memory
+from broker.bench.meter import POSTGRES, SERVICE, Meter
+from broker.bench.process import memory
 from broker.bench.scenarios import Scenario, Size, bulk, drain
-from broker.bench.stage import BenchService, Stage, connected
+from broker.bench.stage import BenchService, Stage
 from broker.bench.work import HALF_WAY, SUCCEEDED, BenchItem, encode_task
 from broker.schemas.candidates import Pair
 
@@ -64,16 +67,17 @@ async def _drain(stage: Stage, services: list[BenchService], name: str, size: Si
     urls = [service.url for service in services]
     tasks = size.of(_TASKS)
     async with registered(urls[0], _TOOLS) as tools:
-        with _costs(stage, services, f"{name}, ", tasks, "task") as costs:
-            drained = await drain.drain(urls, tools, tasks)
-    return {f"{name}, tasks/s": drained["tasks/s"]} | costs
+        meter = _meter(stage, services)
+        drained = await drain.drain(urls, tools, tasks, meter)
+    costs = _costs(meter, f"{name}, ", "task")
+    return {f"{name}, tasks/s": drained["tasks/s"]} | costs | {f"{name}, ms/task": sum(costs.values())}
 
 
 async def _bulk(stage: Stage, service: BenchService, size: Size) -> Figures:
     tasks = max(100, size.of(_BATCHED_TASKS) // 100 * 100)
-    with _costs(stage, [service], "in batches, ", tasks, "task") as costs:
-        await bulk.run_life_cycles(service.url, tasks)
-    return costs
+    service = msgspec.structs.replace(service, meter=_meter(stage, [service]))
+    await bulk.run_life_cycles(service, tasks)
+    return _costs(service.meter, "in batches, ", "task")
 
 
 async def _reports(stage: Stage, service: BenchService, size: Size) -> Figures:
@@ -90,11 +94,13 @@ async def _reports(stage: Stage, service: BenchService, size: Size) -> Figures:
             task = await open_[0].call("POST", "/v1/tasks", encode_task(0), BenchItem)
             work = await open_[0].call("POST", "/v1/work", Pair(task_id=task.id, tool_id=tool), BenchItem)
             works.append(work.id)
-        with _costs(stage, [service], "", reports * _TOOLS, "report") as costs:
+        meter = _meter(stage, [service])
+        async with meter.measuring():
             await asyncio.gather(*map(report, open_, works))
+            meter.count(reports * _TOOLS)
         for work_id in works:
             await open_[0].call("POST", f"/v1/work/{work_id}/complete", SUCCEEDED, into=None)
-    return costs
+    return _costs(meter, "", "report")
 
 
 async def _archive_bytes(service: BenchService) -> float:
@@ -103,21 +109,15 @@ async def _archive_bytes(service: BenchService) -> float:
         return float(await connection.fetchval(_ARCHIVE_BYTES))
 
 
-@contextmanager
-def _costs(
-    stage: Stage, services: list[BenchService], prefix: str, units: int, unit: str
-) -> Iterator[Figures]:
-    """Yield figures. When the block ends, add the CPU time of the services and the database per unit."""
+def _meter(stage: Stage, services: Sequence[BenchService]) -> Meter:
+    return Meter([service.pid for service in services], stage.postmaster, services[0].database)
 
-    def spent() -> dict[str, float]:
-        ours = sum(cpu_seconds(service.pid) for service in services)
-        return {"service": ours, "database": cpu_seconds(stage.postmaster)}
 
-    before = spent()
-    figures: Figures = {}
-    yield figures
-    for name, seconds in spent().items():
-        figures[f"{prefix}{name} ms/{unit}"] = 1000 * (seconds - before[name]) / units
+def _costs(meter: Meter, prefix: str, unit: str) -> Figures:
+    """Return the CPU time of the services and the database per unit, in milliseconds."""
+    costs = meter.figures()
+    names = {"service": SERVICE, "database": POSTGRES}
+    return {f"{prefix}{name} ms/{unit}": costs[cost] / 1000 for name, cost in names.items()}
 
 
 SCENARIO = Scenario(
@@ -127,5 +127,8 @@ SCENARIO = Scenario(
     ratios={
         "2 processes : 1": ("2 processes, tasks/s", "1 process, tasks/s"),
         "2 services : 1 process": ("2 services, tasks/s", "1 process, tasks/s"),
+        "CPU a task, 2 processes : 1": ("2 processes, ms/task", "1 process, ms/task"),
+        "CPU a task, 4 processes : 1": ("4 processes, ms/task", "1 process, ms/task"),
     },
+    wanted={"CPU a task, 2 processes : 1": "≤ 1.15", "CPU a task, 4 processes : 1": "≤ 1.3"},
 )

@@ -6,7 +6,7 @@ from broker.bench.figures import Figures
 from broker.bench.http import BenchError, HttpConnection
 from broker.bench.load import closed_loop
 from broker.bench.scenarios import Scenario, Size
-from broker.bench.stage import Stage
+from broker.bench.stage import BenchService, Stage
 from broker.bench.work import HALF_WAY, BenchCandidates, BenchItem, BenchItems, encode_task
 from broker.schemas.candidates import Pair
 
@@ -17,22 +17,24 @@ _SUCCEEDED = b'{"outcome": "succeeded", "result": {"ok": true}}'
 
 async def _round(stage: Stage, size: Size) -> Figures:
     async with stage.service() as service:
-        figures = await _live(service.url, size.seconds)
-    figures = {"life cycles/s": figures.pop("/s")} | figures
+        figures = await _live(service, size.seconds)
+    figures = {"life cycles/s": figures.pop("/s")} | figures | service.meter.figures()
     if stage.is_own:
         async with stage.service(BROKER_GROUP_COMMIT="false") as service:
-            figures["session per request /s"] = (await _live(service.url, size.seconds))["/s"]
+            figures["session per request /s"] = (await _live(service, size.seconds))["/s"]
         figures["pgbench, same SQL /s"] = await pgbench.run(
             stage, pgbench.life_cycle(1), clients=_PGBENCH_CLIENTS, seconds=size.seconds
         )
     return figures
 
 
-async def _live(url: str, seconds: float) -> Figures:
-    async with registered(url, _CLIENTS) as tools:
-        return await closed_loop(
-            url, _CLIENTS, seconds, lambda connection, number: _life(connection, tools[number])
-        )
+async def _live(service: BenchService, seconds: float) -> Figures:
+    async with registered(service.url, _CLIENTS) as tools:
+
+        async def once(connection: HttpConnection, number: int) -> None:
+            await _life(connection, tools[number])
+
+        return await closed_loop(service.url, _CLIENTS, seconds, once, service.meter)
 
 
 async def _life(connection: HttpConnection, tool: str) -> None:

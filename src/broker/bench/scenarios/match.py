@@ -53,8 +53,8 @@ def _costs(strategy: str, size: Size) -> Figures:
     if not pairs:
         raise BenchError("The matcher found no pairs.")
     return {
-        "take in, CPU s": added_at - started_at,
-        "round, CPU s": ended_at - added_at,
+        "take in, CPU ms": (added_at - started_at) * 1000,
+        "round, CPU ms": (ended_at - added_at) * 1000,
         "pairs": pairs,
         "small round, CPU ms": _small_rounds(strategy, tasks, tools) * 1000,
     }
@@ -121,9 +121,9 @@ SCENARIO = Scenario(
     says=f"{_TASKS:,} tasks of {_KINDS_OF_NEEDS} kinds are matched with {_TOOLS:,} tools of"
     f" {_KINDS_OF_SKILLS} kinds",
     round=_round,
-    wanted={
-        f"{strategy} {figure}": bound
+    ratios={
+        f"{strategy} small round : round": (f"{strategy} small round, CPU ms", f"{strategy} round, CPU ms")
         for strategy in _NEEDS
-        for figure, bound in (("round, CPU s", "≤ 1"), ("small round, CPU ms", "≤ 5"))
     },
+    wanted={f"{strategy} small round : round": "≤ 0.01" for strategy in _NEEDS},
 )

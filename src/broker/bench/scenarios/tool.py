@@ -34,13 +34,16 @@ async def _round(stage: Stage, size: Size) -> Figures:
         async with asyncio.timeout(60 + tasks / _SLOWEST), background(Fifo(service.url).run()):
             with tool as pid:
                 await _ended(connection, ids[0])
-                started_at, spent = time.perf_counter(), process.cpu_seconds(pid)
-                # The last tasks may end in any order.
-                for id_ in ids[-_CAPACITY:]:
-                    await _ended(connection, id_)
-                seconds = time.perf_counter() - started_at
-                spent = process.cpu_seconds(pid) - spent
-    return {"works/s": tasks / seconds, "its process, ms a work": spent / tasks * 1000}
+                async with service.meter.measuring():
+                    started_at, spent = time.perf_counter(), process.cpu_seconds(pid)
+                    # The last tasks may end in any order.
+                    for id_ in ids[-_CAPACITY:]:
+                        await _ended(connection, id_)
+                    seconds = time.perf_counter() - started_at
+                    spent = process.cpu_seconds(pid) - spent
+                    service.meter.count(tasks)
+    figures = {"works/s": tasks / seconds, "its process, ms a work": spent / tasks * 1000}
+    return figures | service.meter.figures()
 
 
 async def _ended(connection: HttpConnection, id_: str) -> None:
@@ -52,5 +55,4 @@ SCENARIO = Scenario(
     name="tool",
     says=f"one process with the Python client does trivial work, {_CAPACITY} at once",
     round=_round,
-    wanted={"works/s": "≥ 300"},
 )
