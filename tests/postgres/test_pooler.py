@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Iterator
 import asyncpg
 import httpx
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import text
 
 from broker.errors import Unavailable
 from broker.settings import Settings
 from broker.store.address import libpq_url
+from broker.store.sql_connection import SqlConnection
 from tests.conftest import Running, running_broker
 from tests.support.api import (
     add_task,
@@ -78,7 +79,7 @@ async def test_settings_apply_to_each_transaction_and_not_to_other_clients(
 ) -> None:
     store = broker.server.service.store
     for run in (store.read, store.run):
-        value = await run(lambda connection: connection.exec_driver_sql("show enable_seqscan").scalar_one())
+        value = await run(lambda connection: connection.execute(text("show enable_seqscan")).scalar_one())
         assert value == "off"
     database = pooler.pooled_url(str(broker.server.service.settings.listen_url))
     others = await asyncpg.connect(libpq_url(database), statement_cache_size=0)
@@ -90,15 +91,15 @@ async def test_settings_apply_to_each_transaction_and_not_to_other_clients(
 
 
 async def test_connection_lost_before_a_statement_is_unavailable(broker: Running) -> None:
-    def lose(connection: Connection) -> None:
-        connection.connection.driver_connection.terminate()  # type: ignore[union-attr]
-        connection.exec_driver_sql("select 1")
+    def lose(connection: SqlConnection) -> None:
+        connection.driver.terminate()
+        connection.execute(text("select 1"))
 
     store = broker.server.service.store
     for run in (store.read, store.run):
         with pytest.raises(Unavailable):
             await run(lose)
-        assert await run(lambda connection: connection.exec_driver_sql("select 1").scalar_one()) == 1
+        assert await run(lambda connection: connection.execute(text("select 1")).scalar_one()) == 1
 
 
 async def test_warning_without_a_direct_url_names_the_setting(

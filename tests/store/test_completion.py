@@ -10,7 +10,6 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 from msgspec import Raw
-from sqlalchemy import Connection
 
 from broker.errors import BadRequest
 from broker.schemas.states import Outcome
@@ -19,6 +18,7 @@ from broker.schemas.values import NULL
 from broker.store import Store, archive, completion, due, ended_work, leases, locks, reports, tools, work
 from broker.store.completion import Ended
 from broker.store.reports import ReportOf
+from broker.store.sql_connection import SqlConnection
 from tests.support import steps
 from tests.support.shared import SHARED_STORE
 from tests.support.steps import new_ending
@@ -287,7 +287,7 @@ async def test_repeated_completion_during_the_deletion_of_the_record_is_unknown(
     await steps.complete(store, made.id)
     outcomes = ended_work.outcomes
 
-    def outcomes_before_it_is_deleted(connection: Connection, work_ids: list[UUID]) -> Any:
+    def outcomes_before_it_is_deleted(connection: SqlConnection, work_ids: list[UUID]) -> Any:
         earlier = outcomes(connection, work_ids)
         archive.delete(connection, work_ids)
         return earlier
@@ -483,7 +483,7 @@ async def test_restart_and_deletion_end_large_work_in_bounded_statements(
     sizes: list[int] = []
     counted = completion.end
 
-    def count(connection: Connection, endings: Sequence[completion.Ending]) -> None:
+    def count(connection: SqlConnection, endings: Sequence[completion.Ending]) -> None:
         sizes.append(len(endings))
         counted(connection, endings)
 

@@ -7,7 +7,7 @@ import asyncpg
 import httpx
 import pytest
 import pytest_asyncio
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 
 from broker.errors import DatabaseTrouble, Locked
 from broker.settings import Settings
@@ -158,7 +158,7 @@ async def test_a_lock_of_another_session_is_503_before_the_statement_timeout(
 
 async def test_an_error_of_the_schema_is_503_and_names_broker_migrate(database: str, store: Store) -> None:
     with pytest.raises(DatabaseTrouble) as raised:
-        await store.read(lambda connection: connection.exec_driver_sql("select from no_such_table"))
+        await store.read(lambda connection: connection.execute(text("select from no_such_table")))
     assert "broker migrate" in raised.value.cause
 
 

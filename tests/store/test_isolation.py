@@ -1,12 +1,13 @@
 """Transactions of the store: their isolation level."""
 
 import asyncpg
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
+from broker.store.sql_connection import SqlConnection
 from tests.support import steps
 
 
-def isolation(connection: Connection) -> str:
+def isolation(connection: SqlConnection) -> str:
     return str(connection.execute(text("show transaction_isolation")).scalar_one())
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import asyncpg
 import httpx
 import pytest
-from sqlalchemy import event
 
 from broker.settings import Settings
 from broker.store.replica_reads import MOST_WAITING
@@ -24,6 +23,7 @@ from tests.support.api import (
     get,
     ids,
 )
+from tests.support.steps import statements_of
 from tests.support.waiting import wait_until
 
 # All lists, exports, counts and explanations. They use connections that nothing else uses.
@@ -91,21 +91,12 @@ async def test_lists_never_use_a_connection_of_the_life_cycle(
     work = (await add_assigned_work(http, "busy")).work
     await add_task(http, "waits")
     service = broker.server.service
-    used: list[object] = []
-
-    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        used.append(statement)
-
     # Background parts use these connections, so stop them.
     await service.keyring.load()
     for part in (service.upkeep, service.presence, service.sweep):
         await part.stop()
-    engine = service.store.engine.sync_engine
-    event.listen(engine, "before_cursor_execute", note)
-    try:
+    with statements_of(service.store) as used:
         response = await http.get(path.format(work=work))
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
     assert response.status_code == 200
     assert used == []
 

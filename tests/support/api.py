@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import asyncpg
 import httpx
-from sqlalchemy import event
 
 from broker.access.keyring import hashed, new_key
 from broker.store import Store, keys
 from tests.conftest import Running
 from tests.support import description
+from tests.support.steps import statements_of
 
 Json = dict[str, Any]
 
@@ -122,20 +122,9 @@ def waiting_count(broker: Running) -> int:
 @contextmanager
 def recorded_statements(broker: Running) -> Iterator[list[str]]:
     """Record the SQL statements that the broker executes within the block."""
-    recorded: list[str] = []
     service = broker.server.service
-    engines = [store.engine.sync_engine for store in (service.store, service.primary_reads.store)]
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        recorded.append(statement)
-
-    for engine in engines:
-        event.listen(engine, "before_cursor_execute", note)
-    try:
+    with statements_of(service.store, service.primary_reads.store) as recorded:
         yield recorded
-    finally:
-        for engine in engines:
-            event.remove(engine, "before_cursor_execute", note)
 
 
 async def start_long_poll(

@@ -1,16 +1,19 @@
 """Helpers for tests of the store: functions that create a state, and a check of the invariants."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Self
 from uuid import UUID
 
 import asyncpg
 import msgspec
+import pytest
 from msgspec import Raw
+from sqlalchemy import TextClause
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from broker.schemas.archive import ArchiveRecord
 from broker.schemas.candidates import Pair
@@ -24,6 +27,7 @@ from broker.store.address import libpq_url
 from broker.store.completion import Ending
 from broker.store.database_errors import RetryTransaction
 from broker.store.sessions import Params, Query, Result
+from broker.store.sql_connection import Rows, SqlConnection
 from broker.store.steps import Item, Step, is_one_statement
 from broker.wake.listener import UPKEEP
 from broker.wake.waiters import Waiters
@@ -164,11 +168,27 @@ async def wait_until_done_or_blocked(
     await wait_until(either)
 
 
+@contextmanager
+def statements_of(*stores: Store) -> Iterator[list[str]]:
+    """Record the SQL statements that these stores execute within the block."""
+    recorded: list[str] = []
+    execute = SqlConnection.execute
+
+    def record(self: SqlConnection, statement: TextClause, values: Mapping[str, Any] | None = None) -> Rows:
+        if any(self.driver in store._connections for store in stores):
+            recorded.append(statement.text)
+        return execute(self, statement, values)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(SqlConnection, "execute", record)
+        yield recorded
+
+
 class OpenTransaction:
     """A transaction that stays open until the test commits it or rolls it back."""
 
     def __init__(self, store: Store) -> None:
-        self.session = AsyncSession(store.engine)
+        self.session: AsyncSession = store._in_transaction._sessions()
 
     async def __aenter__(self) -> Self:
         return await self.begin()
@@ -182,7 +202,15 @@ class OpenTransaction:
 
     async def run(self, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
         """Run a query in this transaction."""
-        return await self.session.run_sync(lambda sync: do(sync.connection(), *args, **kwargs))
+        return await self.session.run_sync(self._run, do, *args, **kwargs)
+
+    def _run(
+        self, session: Session, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Result:
+        connection = SqlConnection(session.connection())
+        if not connection.driver.is_in_transaction():
+            connection.begin()
+        return do(connection, *args, **kwargs)
 
     async def commit(self) -> None:
         async with self.session:

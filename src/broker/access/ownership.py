@@ -5,10 +5,10 @@ from typing import TypeVar
 from uuid import UUID
 
 from cachetools import LRUCache, TTLCache
-from sqlalchemy import Connection
 
 from broker.store import Store, ownership
 from broker.store.ownership import TaskOwner, ToolOwner, WorkOwner
+from broker.store.sql_connection import SqlConnection
 
 Id = TypeVar("Id")
 Owner = TypeVar("Owner")
@@ -48,7 +48,7 @@ class Owners:
     async def _is(
         self,
         cache: MutableMapping[Id, Owner],
-        read: Callable[[Connection, Sequence[Id]], list[Owner | None]],
+        read: Callable[[SqlConnection, Sequence[Id]], list[Owner | None]],
         id_: Id,
         expected: Callable[[Owner], bool],
     ) -> bool | None:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
 import click
 import msgspec
 import structlog
@@ -51,7 +52,7 @@ def clear_database_errors() -> Iterator[None]:
         raise click.ClickException(
             f"The database does not respond: {_with_advice(error.__cause__)}"
         ) from error
-    except DBAPIError as error:
+    except (DBAPIError, asyncpg.PostgresError) as error:
         raise click.ClickException(f"The database refuses the request: {_with_advice(error)}") from error
     except SQLAlchemyError as error:
         raise click.ClickException(f"The database cannot be used: {error}") from error
@@ -142,9 +143,9 @@ def run_in_transaction(
 def _check_schema(url: str) -> None:
     try:
         problem = run_in_transaction(url, schema_version.schema_problem)
-    except (DBAPIError, Unavailable) as error:
-        cause = error if isinstance(error, DBAPIError) else error.__cause__
-        problem = "refuses the connection" if isinstance(cause, DBAPIError) else "does not respond"
+    except (asyncpg.PostgresError, Unavailable) as error:
+        cause = error.__cause__ if isinstance(error, Unavailable) else error
+        problem = "refuses the connection" if isinstance(cause, asyncpg.PostgresError) else "does not respond"
         pooler = "startup parameter" in str(cause)
         hint = (
             " If this is a pooler, set BROKER_LISTEN_URL to the URL of PostgreSQL itself." if pooler else ""

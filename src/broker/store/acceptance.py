@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from broker.schemas.archive import ArchiveRecord
 from broker.store import archive, rows
 from broker.store.group_commit import LATER
+from broker.store.sql_connection import SqlConnection
 from broker.store.steps import one_statement
 
 # If a task has two late results, the statement accepts the first. When the records of a task are deleted, a
@@ -59,7 +60,7 @@ class Accepted(NamedTuple):
 
 
 @one_statement()
-def accept(connection: Connection, work_ids: Sequence[UUID]) -> list[Accepted]:
+def accept(connection: SqlConnection, work_ids: Sequence[UUID]) -> list[Accepted]:
     """Accept late results as those of their tasks, and return the status of each.
 
     For a result that was accepted before, the status is `accepted` again.

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any, NamedTuple, get_args
 from uuid import UUID
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import TextClause, text
 
 from broker.schemas.archive import ArchivePage, ArchiveRecord
 from broker.schemas.states import Outcome
@@ -14,6 +14,7 @@ from broker.store import records, rows
 from broker.store.group_commit import LATER
 from broker.store.pages import MOST_BYTES, bounded, cut, is_cut, kept, last_examined, met, unseal
 from broker.store.rows import Columns, alike
+from broker.store.sql_connection import SqlConnection
 from broker.store.steps import one_statement
 
 # `a` is the record.
@@ -104,7 +105,7 @@ class ArchiveFilter(NamedTuple):
     created_by: str | None = None
 
 
-def find(connection: Connection, work_ids: Sequence[UUID]) -> list[ArchiveRecord | None]:
+def find(connection: SqlConnection, work_ids: Sequence[UUID]) -> list[ArchiveRecord | None]:
     """Return the record of each work item, or None for unknown work."""
     page = connection.execute(FIND, {"ids": list(set(work_ids))}).all()
     by_id = {row.work_id: record(RECORD.of(row)) for row in page}
@@ -119,7 +120,7 @@ def listing(filters: ArchiveFilter) -> TextClause:
 
 
 def page(
-    connection: Connection,
+    connection: SqlConnection,
     filters: ArchiveFilter,
     *,
     limit: int,
@@ -142,7 +143,7 @@ def page(
 
 
 @one_statement()
-def delete(connection: Connection, work_ids: Sequence[UUID]) -> list[bool]:
+def delete(connection: SqlConnection, work_ids: Sequence[UUID]) -> list[bool]:
     """Delete records, and return for each id whether there was one.
 
     When the last record of a task is deleted, the task is unknown.

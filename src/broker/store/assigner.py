@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
+from broker.store.sql_connection import SqlConnection
 from broker.store.steps import one_statement
 
 SEEN = text("""
@@ -12,7 +13,7 @@ insert into assigner (seen_at) values (now()) on conflict (id) do update set see
 
 
 @one_statement()
-def seen(connection: Connection, requests: Sequence[None]) -> list[None]:
+def seen(connection: SqlConnection, requests: Sequence[None]) -> list[None]:
     """Record that an assigner asks for candidates now."""
     connection.execute(SEEN)
     return list(requests)

@@ -5,13 +5,14 @@ from operator import attrgetter
 from typing import Generic, NamedTuple, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import TextClause, text
 
 from broker.schemas.candidates import Pair, PairStatus
 from broker.schemas.work import Work
 from broker.store import ended_tasks, rows
 from broker.store.group_commit import LATER
 from broker.store.pages import bounded, fits, is_cut
+from broker.store.sql_connection import SqlConnection
 from broker.store.steps import one_statement
 
 # A locked row is read in its latest version and does not change any more. So the statement can first decide
@@ -112,19 +113,19 @@ class Assigned(NamedTuple, Generic[WorkOrId]):
 
 
 @one_statement()
-def assign(connection: Connection, pairs: Sequence[Pair]) -> list[Assigned[Work]]:
+def assign(connection: SqlConnection, pairs: Sequence[Pair]) -> list[Assigned[Work]]:
     """Create work for pairs, and return the result of each. An earlier pair wins over a later one."""
     return _assign(connection, ASSIGN, OF_PAIRS, pairs, rows.work)
 
 
 @one_statement()
-def assign_briefly(connection: Connection, pairs: Sequence[Pair]) -> list[Assigned[UUID]]:
+def assign_briefly(connection: SqlConnection, pairs: Sequence[Pair]) -> list[Assigned[UUID]]:
     """Create work for pairs, and return the result of each, with only the id of new work."""
     return _assign(connection, ASSIGN_BRIEFLY, OF_PAIRS_BRIEFLY, pairs, attrgetter("id"))
 
 
 def _assign(
-    connection: Connection,
+    connection: SqlConnection,
     statement: TextClause,
     of_pairs: TextClause,
     pairs: Sequence[Pair],

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from broker.schemas.work import Work
 from broker.store import rows
 from broker.store.group_commit import LATER
 from broker.store.pages import bounded, is_cut
+from broker.store.sql_connection import SqlConnection
 from broker.store.steps import one_statement
 
 _WORK = f"""
@@ -50,7 +51,7 @@ class Cancellation(NamedTuple):
 
 
 @one_statement()
-def cancel(connection: Connection, cancellations: Sequence[Cancellation]) -> list[Work | None]:
+def cancel(connection: SqlConnection, cancellations: Sequence[Cancellation]) -> list[Work | None]:
     """Request the cancellation of work, and return its current state, or None if it is not under way."""
     values = {
         "ids": [cancellation.work_id for cancellation in cancellations],

@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import TextClause, text
 
 from broker.errors import CursorExpired
 from broker.schemas.candidates import Candidates
 from broker.store import rows
 from broker.store.group_commit import LATER
 from broker.store.pages import MOST_BYTES, bounded, met, seal, unseal
+from broker.store.sql_connection import SqlConnection
 
 # The home of a cursor: the cluster, its timeline (a restore from a backup begins a new one), the start of its
 # server, the database, and the tables (a restored dump creates new ones). The start of the server counts for
@@ -144,7 +145,7 @@ class CandidatesRequest(NamedTuple):
     limit: int
 
 
-def read(connection: Connection, requests: Sequence[CandidatesRequest]) -> list[Candidates]:
+def read(connection: SqlConnection, requests: Sequence[CandidatesRequest]) -> list[Candidates]:
     """Return the candidates for each request. Equal requests share them."""
     by_request: dict[CandidatesRequest, Candidates] = {}
     size = 0
@@ -158,7 +159,7 @@ def read(connection: Connection, requests: Sequence[CandidatesRequest]) -> list[
     return [by_request[each] for each in requests]
 
 
-def candidates(connection: Connection, cursor: str | None, limit: int) -> Candidates:
+def candidates(connection: SqlConnection, cursor: str | None, limit: int) -> Candidates:
     """Return the available tasks and tools, at most `limit` of each. With a cursor, return only new ones.
 
     Raises:
@@ -202,7 +203,7 @@ def candidates(connection: Connection, cursor: str | None, limit: int) -> Candid
 
 
 def _page(
-    connection: Connection, statement: TextClause, position: Cursor, limit: int, **after: object
+    connection: SqlConnection, statement: TextClause, position: Cursor, limit: int, **after: object
 ) -> tuple[Sequence[rows.AnyRow], bool]:
     """Return the rows of a page, and whether there are further rows."""
     values = {"seen": position.seen, "reading": position.reading, "limit": limit + 1}

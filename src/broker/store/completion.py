@@ -5,21 +5,22 @@ available, scheduled (for a delay) or failed. The tool's load decreases.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 from uuid import UUID
 
 from msgspec import Raw
-from sqlalchemy import Connection, Row, TextClause, text
+from sqlalchemy import TextClause, text
 
 from broker.schemas.archive import ArchiveRecord
 from broker.schemas.states import Outcome
 from broker.schemas.values import NULL
 from broker.store import archive, ended_work, leases, ownership, rows
 from broker.store.group_commit import LATER
-from broker.store.observer import EndedWork, note
+from broker.store.observer import EndedWork
 from broker.store.ownership import Token
 from broker.store.pages import bounded
 from broker.store.rows import Columns, alike
+from broker.store.sql_connection import SqlConnection, SqlRow
 from broker.store.steps import one_statement
 
 # The most work that one statement ends on behalf of the broker: in rows, and in bytes of records as in a
@@ -175,7 +176,7 @@ class Ended(NamedTuple):
 
 
 @one_statement()
-def complete(connection: Connection, endings: Sequence[Ending]) -> list[Ended]:
+def complete(connection: SqlConnection, endings: Sequence[Ending]) -> list[Ended]:
     """End work as its tool reports it, and return the result and the record of each ending.
 
     If several endings name the same work, the first one counts.
@@ -202,19 +203,19 @@ def _ended(status: EndingStatus, record: ArchiveRecord | None) -> Ended:
 
 
 @one_statement()
-def complete_briefly(connection: Connection, endings: Sequence[Ending]) -> list[EndingStatus]:
+def complete_briefly(connection: SqlConnection, endings: Sequence[Ending]) -> list[EndingStatus]:
     """End work as its tool reports it, and return only the status of each ending."""
     first = _first(connection, endings)
     ended = {work.work_id for work, _ in _end(connection, END_BRIEFLY, first)}
     return _statuses(connection, endings, first, ended)
 
 
-def end(connection: Connection, endings: Sequence[Ending]) -> None:
+def end(connection: SqlConnection, endings: Sequence[Ending]) -> None:
     """End work on behalf of the broker."""
     _end(connection, END_WITHOUT_TOOL, _first(connection, endings))
 
 
-def _first(connection: Connection, endings: Sequence[Ending]) -> dict[UUID, Ending]:
+def _first(connection: SqlConnection, endings: Sequence[Ending]) -> dict[UUID, Ending]:
     """Return the first ending of each work. An ending with an invalid token counts only if it is alone."""
     first = {ending.work_id: ending for ending in reversed(endings)}
     if any(ending.token != first[ending.work_id].token for ending in endings):
@@ -224,7 +225,7 @@ def _first(connection: Connection, endings: Sequence[Ending]) -> dict[UUID, Endi
 
 
 def _end(
-    connection: Connection, statement: TextClause, endings: Mapping[UUID, Ending]
+    connection: SqlConnection, statement: TextClause, endings: Mapping[UUID, Ending]
 ) -> list[tuple[EndedWork, rows.AnyRow]]:
     """End the work that is under way, and return it, each with its row of the statement."""
     values = rows.columns(endings.values(), "work_id", "outcome", "error", "retry")
@@ -232,12 +233,15 @@ def _end(
     values |= ownership.token_columns(ending.token for ending in endings.values())
     width = len(_ENDED_WORK)
     ended = [(EndedWork._make(row[:width]), row) for row in connection.execute(statement, values)]
-    note(connection, (work for work, _ in ended))
+    connection.noted.extend(work for work, _ in ended)
     return ended
 
 
 def _statuses(
-    connection: Connection, endings: Sequence[Ending], first: Mapping[UUID, Ending], ended: Collection[UUID]
+    connection: SqlConnection,
+    endings: Sequence[Ending],
+    first: Mapping[UUID, Ending],
+    ended: Collection[UUID],
 ) -> list[EndingStatus]:
     """Return the status of each ending, and store late successes.
 
@@ -273,9 +277,9 @@ def _statuses(
     return statuses
 
 
-def parts(works: Sequence[Row[Any]]) -> Iterator[list[Row[Any]]]:
+def parts(works: Sequence[SqlRow]) -> Iterator[list[SqlRow]]:
     """Split rows of work, each with the `size` of its record, into parts small enough for one statement."""
-    part: list[Row[Any]] = []
+    part: list[SqlRow] = []
     room = _MOST_RECORD_BYTES
     for row in works:
         part.append(row)

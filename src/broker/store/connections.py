@@ -1,13 +1,17 @@
 """Connections to PostgreSQL: their settings, and SQLAlchemy's engine for them."""
 
+import math
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
 import asyncpg
 from msgspec import Raw
-from sqlalchemy import ExceptionContext
+from sqlalchemy import ExceptionContext, event
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from broker.store import database_errors
 
@@ -38,21 +42,30 @@ CONNECTION = {
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
 }
+#: Options of asyncpg for a dedicated connection. Each of its prepared statements stays, however long it is.
+PREPARING: dict[str, Any] = {"max_cacheable_statement_size": 0, "max_cached_statement_lifetime": 0}
 # PostgreSQL's binary form of jsonb is this byte and the text. That of json is only the text.
 _JSONB_VERSION = b"\x01"
 # The share of the statement timeout for which a statement may wait for one lock. Without its own limit, a
 # wait for a lock looks like a slow statement.
 _LOCK_SHARE = 0.6
+# The key in the `info` of a pool's connection for the time when it was opened.
+_CONNECTED = "broker.connected"
 
 
 def time_limits(timeout_seconds: float) -> dict[str, str]:
     """Return the settings that limit the time for a statement, a lock and an idle transaction."""
     milliseconds = str(int(timeout_seconds * 1000))
     return {
-        "statement_timeout": milliseconds,
+        **statement_timeout(timeout_seconds),
         "lock_timeout": str(int(timeout_seconds * _LOCK_SHARE * 1000)),
         "idle_in_transaction_session_timeout": milliseconds,
     }
+
+
+def statement_timeout(seconds: float) -> dict[str, str]:
+    """Return the setting that limits the time for a statement."""
+    return {"statement_timeout": str(int(seconds * 1000))}
 
 
 def create_engine(
@@ -97,7 +110,31 @@ def _of_jsonb(value: bytes) -> Raw:
     return Raw(value[1:])
 
 
-def discard_unusable(context: ExceptionContext) -> None:
-    """Make the pool discard a connection if its error shows that it is unusable."""
-    if getattr(context.original_exception, "sqlstate", None) in database_errors.UNUSABLE:
-        context.is_disconnect = True
+def replace_unusable(engine: AsyncEngine) -> None:
+    """Make the pool replace connections that are closed, or opened before an error showed them unusable.
+
+    SQLAlchemy does so only after an error of a statement that it executed itself.
+    """
+    unusable_since = -math.inf
+
+    def note_error(context: ExceptionContext) -> None:
+        if database_errors.is_unusable(context.original_exception):
+            context.is_disconnect = True
+
+    def note_connected(_connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info[_CONNECTED] = time.monotonic()
+
+    def note_discarded(_connection: Any, _record: ConnectionPoolEntry, error: BaseException | None) -> None:
+        nonlocal unusable_since
+        if database_errors.is_unusable(error):
+            unusable_since = time.monotonic()
+
+    def check(_connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+        driver: Any = record.driver_connection
+        if driver.is_closed() or record.info[_CONNECTED] <= unusable_since:
+            raise DisconnectionError
+
+    event.listen(engine.sync_engine, "handle_error", note_error)
+    event.listen(engine.sync_engine, "connect", note_connected)
+    event.listen(engine.sync_engine, "invalidate", note_discarded)
+    event.listen(engine.sync_engine, "checkout", check)

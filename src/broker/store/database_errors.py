@@ -8,7 +8,13 @@ from enum import Enum
 from typing import NamedTuple
 
 import asyncpg
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import (
+    DBAPIError,
+    EmulatedDBAPIException,
+    InterfaceError,
+    OperationalError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from broker.errors import (
@@ -141,6 +147,21 @@ _LOST_CONNECTION = (
     OSError,
 )
 
+#: The errors of SQLAlchemy and asyncpg.
+DRIVER_ERRORS = (
+    SQLAlchemyError,
+    EmulatedDBAPIException,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+)
+
+
+def is_unusable(error: BaseException | None) -> bool:
+    """Return whether an error shows that all connections to its server are unusable."""
+    return getattr(error, "sqlstate", None) in UNUSABLE
+
 
 def translate(error: Exception, *, timed_out: bool = False) -> Exception:
     """Return the broker's error for an error of SQLAlchemy or asyncpg. Return a defect unchanged.
@@ -152,7 +173,7 @@ def translate(error: Exception, *, timed_out: bool = False) -> Exception:
     if isinstance(error, PoolTimeoutError):
         return Overloaded()
     cause = error.orig if isinstance(error, DBAPIError) else error
-    driver = cause.__cause__ if isinstance(error, DBAPIError) and cause is not None else cause
+    driver = cause.__cause__ if isinstance(cause, EmulatedDBAPIException) else cause
     if isinstance(driver, asyncpg.InterfaceError) and isinstance(driver, ValueError):
         # asyncpg cannot send a value.
         return BadRequest(_REFUSED)
@@ -160,7 +181,8 @@ def translate(error: Exception, *, timed_out: bool = False) -> Exception:
     if state := getattr(cause, "sqlstate", None) or getattr(driver, "sqlstate", None):
         return _of_code(str(state), error, timed_out=timed_out)
     lost = isinstance(error, DBAPIError) and error.connection_invalidated
-    return ConnectionLost() if lost or isinstance(error, _LOST_CONNECTION) else error
+    lost = lost or isinstance(error, _LOST_CONNECTION) or isinstance(driver, _LOST_CONNECTION)
+    return ConnectionLost() if lost else error
 
 
 def of_connection(error: Exception) -> Unavailable:

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from broker.store import cancellation, completion, ended_tasks, locks
 from broker.store.cancellation import Cancellation
 from broker.store.completion import Ending
 from broker.store.database_errors import RetryTransaction
+from broker.store.sql_connection import SqlConnection
 
 WORK_OF = text("""
 select t.id, t.work_id, w.state
@@ -30,7 +31,7 @@ class TaskDeletion(NamedTuple):
 TaskDeleted = Literal["deleted", "asked", "unknown"]
 
 
-def delete(connection: Connection, deletions: Sequence[TaskDeletion]) -> list[TaskDeleted]:
+def delete(connection: SqlConnection, deletions: Sequence[TaskDeletion]) -> list[TaskDeleted]:
     """Cancel tasks. If a task comes with and without force, cancel it with force.
 
     Returns:
@@ -75,6 +76,6 @@ def delete(connection: Connection, deletions: Sequence[TaskDeletion]) -> list[Ta
     return [results[deletion.id] for deletion in deletions]
 
 
-def _work_of(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[UUID | None, str | None]]:
+def _work_of(connection: SqlConnection, ids: Sequence[str]) -> dict[str, tuple[UUID | None, str | None]]:
     """Return the work of each live task, and that work's state."""
     return {row.id: (row.work_id, row.state) for row in connection.execute(WORK_OF, {"ids": ids})}

@@ -10,10 +10,11 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, TextClause, text
+from sqlalchemy import TextClause, text
 
 from broker.store import completion, rows
 from broker.store.completion import Ending
+from broker.store.sql_connection import SqlConnection, SqlRow
 
 # If a chore finds a row this much too late, no process did the chore when the row came due. Then no tool
 # could send a heartbeat at that time either.
@@ -179,8 +180,8 @@ class BatchIds:
     changed: list[Any] = field(default_factory=list)
 
 
-BatchStep = Callable[[Connection, int, BatchIds], int]
-Extend = Callable[[Connection, float, datetime | None], datetime]
+BatchStep = Callable[[SqlConnection, int, BatchIds], int]
+Extend = Callable[[SqlConnection, float, datetime | None], datetime]
 
 
 class Chore(NamedTuple):
@@ -201,14 +202,16 @@ class Chore(NamedTuple):
     extend: Extend | None = None
 
 
-def in_turn(connection: Connection, number: int, do: Callable[..., int], batch: int, *ids: BatchIds) -> int:
+def in_turn(
+    connection: SqlConnection, number: int, do: Callable[..., int], batch: int, *ids: BatchIds
+) -> int:
     """Handle a batch of a chore, unless another process handles one, and return its number of rows."""
     if not connection.execute(TURN, {"chore": number}).scalar_one():
         return 0
     return do(connection, batch, *ids)
 
 
-def make_available(connection: Connection, batch: int, ids: BatchIds | None = None) -> int:
+def make_available(connection: SqlConnection, batch: int, ids: BatchIds | None = None) -> int:
     """Make due tasks available, and return their number."""
     ids = ids or BatchIds()
     ids.changed[:] = connection.execute(DUE_TASKS, {"batch": batch, "skipped": list(ids.skipped)}).scalars()
@@ -217,7 +220,7 @@ def make_available(connection: Connection, batch: int, ids: BatchIds | None = No
     return len(ids.changed)
 
 
-def end_overdue(connection: Connection, batch: int, ids: BatchIds | None = None) -> int:
+def end_overdue(connection: SqlConnection, batch: int, ids: BatchIds | None = None) -> int:
     """End work that was not started in time or ran too long, and return the number of work items."""
     ids = ids or BatchIds()
     works = connection.execute(OVERDUE, {"batch": batch, "skipped": list(ids.skipped)}).all()
@@ -228,7 +231,7 @@ def end_overdue(connection: Connection, batch: int, ids: BatchIds | None = None)
     return len(overdue)
 
 
-def take_offline(connection: Connection, batch: int, ids: BatchIds | None = None) -> int:
+def take_offline(connection: SqlConnection, batch: int, ids: BatchIds | None = None) -> int:
     """Set tools with expired leases offline, end their work as lost, and return the number of tools.
 
     If the tools have more work than fits in a batch, in rows or bytes, the next batch ends the rest. In
@@ -239,7 +242,7 @@ def take_offline(connection: Connection, batch: int, ids: BatchIds | None = None
     expired = {row.id: row for row in tools}
     if not expired:
         return 0
-    held: dict[str, list[Row[Any]]] = {id_: [] for id_ in expired}
+    held: dict[str, list[SqlRow]] = {id_: [] for id_ in expired}
     for row in connection.execute(WORK_OF_TOOLS, {"tool_ids": list(expired)}):
         held[row.tool_id].append(row)
     skipped = set(ids.skipped)
@@ -259,21 +262,21 @@ def take_offline(connection: Connection, batch: int, ids: BatchIds | None = None
 
 
 def extend_deadlines(
-    connection: Connection, reachable_seconds: float, handled_until: datetime | None = None
+    connection: SqlConnection, reachable_seconds: float, handled_until: datetime | None = None
 ) -> datetime:
     """Give tools more time to start work. Time limits of running work stay: they do not need the service."""
     return _extend(connection, EXTEND_DEADLINES, reachable_seconds, handled_until)
 
 
 def extend_leases(
-    connection: Connection, reachable_seconds: float, handled_until: datetime | None = None
+    connection: SqlConnection, reachable_seconds: float, handled_until: datetime | None = None
 ) -> datetime:
     """Give tools more time to renew their leases."""
     return _extend(connection, EXTEND_LEASES, reachable_seconds, handled_until)
 
 
 def _extend(
-    connection: Connection, extend: TextClause, reachable_seconds: float, handled_until: datetime | None
+    connection: SqlConnection, extend: TextClause, reachable_seconds: float, handled_until: datetime | None
 ) -> datetime:
     """Give tools the length of a lease, from the service's return on, for requests that they could not send.
 
@@ -291,7 +294,7 @@ def _extend(
     return now
 
 
-def seconds_to_next(connection: Connection, chore: Chore, skipped: Sequence[Any] = ()) -> float | None:
+def seconds_to_next(connection: SqlConnection, chore: Chore, skipped: Sequence[Any] = ()) -> float | None:
     """Return the seconds until the next row comes due, without skipped rows, or None if there is no row."""
     seconds: float | None = connection.execute(chore.next, {"skipped": list(skipped)}).scalar_one()
     return seconds

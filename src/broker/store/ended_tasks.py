@@ -2,13 +2,14 @@
 
 from collections.abc import Collection
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from broker.schemas.tasks import Task
 from broker.store import records, rows
 from broker.store.archive import record_size
 from broker.store.group_commit import LATER
 from broker.store.pages import bounded, is_cut
+from broker.store.sql_connection import SqlConnection
 
 HAS_ENDED = text("select task_id from ended_tasks where task_id = any(cast(:ids as text[]))")
 
@@ -51,19 +52,19 @@ returning id
 """)
 
 
-def has_ended(connection: Connection, task_ids: Collection[str]) -> set[str]:
+def has_ended(connection: SqlConnection, task_ids: Collection[str]) -> set[str]:
     """Return which of the tasks have ended."""
     return set(connection.execute(HAS_ENDED, {"ids": list(task_ids)}).scalars())
 
 
-def find(connection: Connection, task_ids: Collection[str]) -> dict[str, Task]:
+def find(connection: SqlConnection, task_ids: Collection[str]) -> dict[str, Task]:
     """Return the ended tasks by their ids. If not all fit in one response, the others are `LATER`."""
     page = connection.execute(ENDED_TASKS, {"ids": list(task_ids)}).all()
     later: dict[str, Task] = dict.fromkeys(task_ids, LATER) if is_cut(page) else {}
     return later | {row.task_id: _task(row) for row in page}
 
 
-def record_deleted(connection: Connection, task_ids: Collection[str]) -> set[str]:
+def record_deleted(connection: SqlConnection, task_ids: Collection[str]) -> set[str]:
     """Cancel those of the tasks that have no work, write a record of each, and return their ids."""
     return set(connection.execute(RECORD_DELETED, {"ids": list(task_ids)}).scalars())
 

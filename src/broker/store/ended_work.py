@@ -4,11 +4,12 @@ from collections.abc import Collection, Mapping
 from uuid import UUID
 
 from msgspec import Raw
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from broker.schemas.work import Report, WorkStatus, WorkWithReports
 from broker.store import records, rows
 from broker.store.pages import bounded, met
+from broker.store.sql_connection import SqlConnection
 
 STATUS = text("""
 select outcome as state, version, cancel_requested
@@ -76,7 +77,7 @@ REPORTS, LATEST_REPORTS = (
 )
 
 
-def outcomes(connection: Connection, work_ids: Collection[UUID]) -> dict[UUID, tuple[str, str | None]]:
+def outcomes(connection: SqlConnection, work_ids: Collection[UUID]) -> dict[UUID, tuple[str, str | None]]:
     """Return the outcome of each ended work, and the outcome that its tool reported if the two differ.
 
     Records of tasks that were cancelled before they had work do not count.
@@ -86,12 +87,12 @@ def outcomes(connection: Connection, work_ids: Collection[UUID]) -> dict[UUID, t
     }
 
 
-def tools_of(connection: Connection, work_ids: Collection[UUID]) -> list[str]:
+def tools_of(connection: SqlConnection, work_ids: Collection[UUID]) -> list[str]:
     """Return the tools of ended work."""
     return list(connection.execute(TOOLS_OF, {"ids": list(work_ids)}).scalars())
 
 
-def keep_late(connection: Connection, results: Mapping[UUID, tuple[Raw, str | None]]) -> None:
+def keep_late(connection: SqlConnection, results: Mapping[UUID, tuple[Raw, str | None]]) -> None:
     """Store the first result and error that a tool reports after its work has ended."""
     values = {
         "work_id": list(results),
@@ -101,7 +102,7 @@ def keep_late(connection: Connection, results: Mapping[UUID, tuple[Raw, str | No
     connection.execute(KEEP_LATE, values)
 
 
-def as_work(connection: Connection, work_id: UUID, latest: int) -> WorkWithReports | None:
+def as_work(connection: SqlConnection, work_id: UUID, latest: int) -> WorkWithReports | None:
     """Return ended work, whose state is the outcome, with at most `latest` of its latest reports."""
     row = connection.execute(AS_WORK, {"work_id": work_id}).one_or_none()
     if row is None:
@@ -112,14 +113,14 @@ def as_work(connection: Connection, work_id: UUID, latest: int) -> WorkWithRepor
     return rows.fill(WorkWithReports, row, needs=task.needs, payload=task.payload, reports=reports)
 
 
-def status(connection: Connection, work_id: UUID) -> WorkStatus | None:
+def status(connection: SqlConnection, work_id: UUID) -> WorkStatus | None:
     """Return the status of ended work, whose state is the outcome, or None for unknown work."""
     row = connection.execute(STATUS, {"work_id": work_id}).one_or_none()
     return WorkStatus(**row._asdict()) if row else None
 
 
 def reports(
-    connection: Connection, work_id: UUID, *, begin: int, limit: int
+    connection: SqlConnection, work_id: UUID, *, begin: int, limit: int
 ) -> tuple[list[Report], int] | None:
     """Return the reports on ended work from the number `begin` on that fit on a page.
 

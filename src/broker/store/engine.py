@@ -10,7 +10,7 @@ from weakref import WeakSet
 import asyncpg
 import structlog
 from msgspec import Raw, Struct
-from sqlalchemy import QueuePool, event
+from sqlalchemy import QueuePool
 
 from broker.errors import DatabaseTrouble, TooHeavy, TooSlow
 from broker.store import connections, database_errors, pooler
@@ -73,29 +73,35 @@ class Store:
         )
         self._connections: WeakSet[asyncpg.Connection[Any]] = WeakSet()
         self.engine = connections.create_engine(
-            partial(self._connect, **pooler.CONNECTION_OPTIONS) if pooled else self._connect,
+            partial(self._connect, **(pooler.CONNECTION_OPTIONS if pooled else connections.PREPARING)),
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=5,
-            # JSON passes through as text.
-            json_deserializer=Raw,
+            # A query that runs again after a migration gets the connection that has dropped its statements.
+            pool_use_lifo=True,
             server_settings=connections.NAME | ({} if pooled else connections.CONNECTION | settings),
             **(pooler.ENGINE_OPTIONS if pooled else {}),
         )
         in_transaction = self.engine.execution_options(isolation_level="READ COMMITTED")
         by_statement = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        event.listen(self.engine.sync_engine, "handle_error", connections.discard_unusable)
-        if pooled:
-            pooler.set_in_each_transaction(in_transaction, settings)
-            pooler.make_each_statement_a_transaction(by_statement, settings)
+        connections.replace_unusable(self.engine)
         self._longer_seconds = timeout_seconds * _ALONE_FACTOR
         #: The current problems of the database.
         self.troubles = Troubles()
         sessions = partial(Sessions, troubles=self.troubles, observer=observer)
-        self._in_transaction = sessions(in_transaction, commits=True, timeout_seconds=timeout_seconds)
-        self._by_statement = sessions(by_statement, commits=False, timeout_seconds=timeout_seconds)
+        own = pooler.commands(settings) if pooled else ""
+        self._in_transaction = sessions(
+            in_transaction, commits=True, timeout_seconds=timeout_seconds, settings=own
+        )
+        self._by_statement = sessions(
+            by_statement, commits=False, timeout_seconds=timeout_seconds, settings=own
+        )
+        longer = (settings if pooled else {}) | connections.statement_timeout(self._longer_seconds)
         self._longer = sessions(
-            in_transaction, commits=True, timeout_seconds=self._longer_seconds, sets_timeout=True
+            in_transaction,
+            commits=True,
+            timeout_seconds=self._longer_seconds,
+            settings=pooler.commands(longer),
         )
         self._group_commit = group_commit
         self._groups: dict[Step[Any, Any], GroupCommit[Any, Any]] = {}

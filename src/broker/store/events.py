@@ -4,11 +4,12 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import TextClause, text
 
 from broker.schemas.overview import ArchiveEvent, TaskEvent, ToolEvent, WorkEvent
 from broker.store import rows, summaries
 from broker.store.ended_tasks import ENDED_TASKS_WITH_RECORDS
+from broker.store.sql_connection import SqlConnection
 
 WORKS = text(f"""
 select {summaries.WORK}
@@ -59,7 +60,7 @@ class Events(NamedTuple):
 
 
 def read(
-    connection: Connection,
+    connection: SqlConnection,
     *,
     tasks: Collection[str],
     tools: Collection[str],
@@ -100,7 +101,7 @@ def read(
     )
 
 
-def _rows_of(connection: Connection, statement: TextClause, ids: Collection[Any]) -> list[rows.AnyRow]:
+def _rows_of(connection: SqlConnection, statement: TextClause, ids: Collection[Any]) -> list[rows.AnyRow]:
     """Return the rows of these ids. Without ids, run no query."""
     return list(connection.execute(statement, {"ids": list(ids)})) if ids else []
 

@@ -1,10 +1,11 @@
 """Explanations: read the facts about a task, and explain why it has not run yet."""
 
 from msgspec.json import decode
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from broker.schemas.tasks import Explanation, Task
 from broker.store import ended_tasks, rows
+from broker.store.sql_connection import SqlConnection
 from broker.store.summaries import LAST_REPORTS
 from broker.store.verdicts import MOST_BEFORE, TaskFacts, ToolsByState, WorkFacts, verdict
 
@@ -65,7 +66,7 @@ def facts_of(row: rows.AnyRow, task: Task, work: WorkFacts | None = None) -> Tas
     )
 
 
-def explain(connection: Connection, id_: str) -> Explanation | None:
+def explain(connection: SqlConnection, id_: str) -> Explanation | None:
     """Return the explanation why a task has not run yet, or None if the task is unknown."""
     row = connection.execute(FACTS, {"id": id_}).one()
     task = rows.task(row) if row.id is not None else ended_tasks.find(connection, [id_]).get(id_)

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from broker.schemas import keys as schemas
 from broker.schemas.keys import KeyPage
 from broker.store import leases
 from broker.store.database_errors import RetryTransaction
 from broker.store.pages import cut, unseal
+from broker.store.sql_connection import SqlConnection
 from broker.store.steps import one_statement
 
 CREATE = text("""
@@ -72,7 +73,7 @@ class StoredKey(NamedTuple):
 
 
 def create(
-    connection: Connection, name: str, roles: Sequence[str], hashed: bytes, *, replace: bool = False
+    connection: SqlConnection, name: str, roles: Sequence[str], hashed: bytes, *, replace: bool = False
 ) -> datetime | None:
     """Write a new key, and return when it was created, or None if an unrevoked key has the name.
 
@@ -91,12 +92,12 @@ def create(
     return created_at
 
 
-def read_all(connection: Connection) -> list[StoredKey]:
+def read_all(connection: SqlConnection) -> list[StoredKey]:
     """Return all keys, including revoked ones, in the order of their creation."""
     return [StoredKey(**row._asdict()) for row in connection.execute(LIST)]
 
 
-def page(connection: Connection, *, limit: int, after: str | None) -> KeyPage:
+def page(connection: SqlConnection, *, limit: int, after: str | None) -> KeyPage:
     """Return a page of the keys that are not revoked, in the order of their names."""
     begin = unseal(after, str, field="after") if after is not None else ""
     read = connection.execute(PAGE, {"after": begin, "limit": limit + 1}).all()
@@ -105,13 +106,13 @@ def page(connection: Connection, *, limit: int, after: str | None) -> KeyPage:
 
 
 @one_statement()
-def used(connection: Connection, hashes: Sequence[bytes]) -> list[None]:
+def used(connection: SqlConnection, hashes: Sequence[bytes]) -> list[None]:
     """Record that keys are in use now."""
     connection.execute(USED, {"hashes": hashes})
     return [None] * len(hashes)
 
 
-def revoke(connection: Connection, name: str) -> bool:
+def revoke(connection: SqlConnection, name: str) -> bool:
     """Revoke the key with this name and the tokens of its tools. Return whether there was such a key."""
     was_in_use = connection.execute(REVOKE, {"name": name}).one_or_none() is not None
     if was_in_use:

@@ -6,11 +6,12 @@ Leases have their own table. PostgreSQL updates its rows in place, because no in
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import TextClause, text
 
 from broker.schemas.tools import Heartbeat
 from broker.store import rows
 from broker.store.ownership import VOID, Void
+from broker.store.sql_connection import SqlConnection
 from broker.store.steps import one_statement
 
 Renewal = TypeVar("Renewal")
@@ -123,18 +124,18 @@ select tool_id, lease_seconds from renewed
 NOTIFY = text("select notify_ids('broker_tool', cast(:ids as text[]))")
 
 
-def begin(connection: Connection, ids: Sequence[str], seconds: Sequence[float]) -> None:
+def begin(connection: SqlConnection, ids: Sequence[str], seconds: Sequence[float]) -> None:
     """Begin the leases of newly registered tools, each with its length in seconds."""
     connection.execute(BEGIN, {"ids": ids, "lease_seconds": seconds})
 
 
-def change(connection: Connection, seconds: dict[str, float]) -> None:
+def change(connection: SqlConnection, seconds: dict[str, float]) -> None:
     """Change the lengths of leases, in seconds by tool id, from their next renewal on."""
     connection.execute(CHANGE, {"ids": list(seconds), "lease_seconds": list(seconds.values())})
     notify(connection, list(seconds))
 
 
-def notify(connection: Connection, ids: Sequence[str]) -> None:
+def notify(connection: SqlConnection, ids: Sequence[str]) -> None:
     """Wake the requests that wait for work of these tools, because their leases have a new length."""
     connection.execute(NOTIFY, {"ids": ids})
 
@@ -147,7 +148,7 @@ class Beat(NamedTuple):
 
 
 @one_statement()
-def heartbeat(connection: Connection, beats: Sequence[Beat]) -> list[Heartbeat | Void | None]:
+def heartbeat(connection: SqlConnection, beats: Sequence[Beat]) -> list[Heartbeat | Void | None]:
     """Renew leases, and return for each tool when its lease ends and which work must stop.
 
     An offline tool is online again. For an unknown tool the result is None.
@@ -161,7 +162,7 @@ def heartbeat(connection: Connection, beats: Sequence[Beat]) -> list[Heartbeat |
 
 
 @one_statement()
-def keep(connection: Connection, beats: Sequence[Beat]) -> list[float | Void | None]:
+def keep(connection: SqlConnection, beats: Sequence[Beat]) -> list[float | Void | None]:
     """Renew leases, and return the length of each in seconds.
 
     An offline tool is online again. For an unknown tool the result is None.
@@ -170,7 +171,7 @@ def keep(connection: Connection, beats: Sequence[Beat]) -> list[float | Void | N
 
 
 def _renew(
-    connection: Connection,
+    connection: SqlConnection,
     statement: TextClause,
     beats: Sequence[Beat],
     read: Callable[[rows.AnyRow], Renewal],

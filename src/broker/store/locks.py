@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
+
+from broker.store.sql_connection import SqlConnection
 
 LOCK = text("""
 with locked_work as materialized (
@@ -33,7 +35,7 @@ for no key update
 
 
 def lock(
-    connection: Connection,
+    connection: SqlConnection,
     work_ids: Sequence[UUID],
     *,
     task_ids: Sequence[str] = (),

@@ -1,14 +1,14 @@
 """Lost work: work that ends because its tool was registered again or deleted."""
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import text
 
 from broker.store import completion, rows
 from broker.store.completion import Ending
 from broker.store.database_errors import RetryTransaction
 from broker.store.locks import lock
+from broker.store.sql_connection import SqlConnection, SqlRow
 
 OF_TOOLS = text(f"""
 with works as materialized (
@@ -24,7 +24,7 @@ order by w.id
 
 
 def end_as_lost(
-    connection: Connection,
+    connection: SqlConnection,
     tool_ids: Collection[str],
     why: str,
     *,
@@ -44,7 +44,7 @@ def end_as_lost(
         RetryTransaction: A tool got work before it was locked. Work must be locked before tools.
     """
 
-    def works_of_tools() -> Sequence[Row[Any]]:
+    def works_of_tools() -> Sequence[SqlRow]:
         values = {"tool_ids": list(tool_ids), "running_only": running_only}
         return connection.execute(OF_TOOLS, values).all()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import asyncpg
 import structlog
 from alembic import command
 from alembic.config import Config
@@ -13,6 +14,7 @@ from broker.store import retention, schema_version
 from broker.store.address import Address
 from broker.store.connections import create_engine
 from broker.store.schema_version import SchemaError
+from broker.store.sql_connection import SqlConnection
 
 log = structlog.get_logger(__name__)
 
@@ -74,9 +76,9 @@ async def _migrate_with_retries(connection: AsyncConnection, revision: str) -> N
         try:
             await connection.run_sync(_migrate, revision)
             await connection.commit()
-        except DBAPIError as error:
+        except (DBAPIError, asyncpg.PostgresError) as error:
             await connection.rollback()
-            if getattr(error.orig, "sqlstate", None) not in _LOCK_ERRORS:
+            if getattr(getattr(error, "orig", error), "sqlstate", None) not in _LOCK_ERRORS:
                 raise
             if not attempts_left:
                 raise SchemaError(
@@ -91,16 +93,17 @@ async def _migrate_with_retries(connection: AsyncConnection, revision: str) -> N
 
 
 def _migrate(connection: Connection, revision: str) -> None:
-    schema_version.check_encoding(connection)
-    current = schema_version.current_version(connection)
+    sql = SqlConnection(connection)
+    schema_version.check_encoding(sql)
+    current = schema_version.current_version(sql)
     if revision == "head" and current is not None and current > schema_version.required_version():
-        if problem := schema_version.schema_problem(connection):
+        if problem := schema_version.schema_problem(sql):
             raise SchemaError(f"The database {problem}.")
         return
     down = revision == "base" or (current is not None and revision != "head" and revision < current)
     (command.downgrade if down else command.upgrade)(config(connection), revision)
-    if schema_version.current_version(connection) == schema_version.required_version():
-        retention.create_partitions(connection)
+    if schema_version.current_version(sql) == schema_version.required_version():
+        retention.create_partitions(sql)
 
 
 async def finish_restore(url: str) -> None:

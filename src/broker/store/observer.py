@@ -1,14 +1,10 @@
 """The observer: counts and logs the effects of transactions when they are committed."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
-from sqlalchemy import Connection
-
 from broker.schemas.states import Outcome
-
-_NOTED = "broker.ended_work"
 
 
 class EndedWork(NamedTuple):
@@ -36,14 +32,3 @@ class Observer(Protocol):
 
     def set_committed(self, step: str, items: int, seconds: float) -> None:
         """Count a transaction, with its step, its number of items and its duration in seconds."""
-
-
-def note(connection: Connection, works: Iterable[EndedWork]) -> None:
-    """Pass ended work to the observer after the current transaction commits."""
-    connection.info.setdefault(_NOTED, []).extend(works)
-
-
-def pop_noted(info: dict[Any, Any]) -> list[EndedWork]:
-    """Remove the noted work from the `info` of a connection, which may be lost, and return it."""
-    noted: list[EndedWork] = info.pop(_NOTED, [])
-    return noted

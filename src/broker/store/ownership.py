@@ -7,10 +7,11 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from broker.store.ended_tasks import ENDED_TASKS_WITH_RECORDS
 from broker.store.rows import column
+from broker.store.sql_connection import SqlConnection
 
 TASKS = text(f"""
 select id, created_by from tasks where id = any(cast(:ids as text[]))
@@ -88,13 +89,13 @@ class WorkOwner(NamedTuple):
     submitter: str | None
 
 
-def of_tasks(connection: Connection, ids: Collection[str]) -> list[TaskOwner | None]:
+def of_tasks(connection: SqlConnection, ids: Collection[str]) -> list[TaskOwner | None]:
     """Return the owner of each task, live or ended, or None for an unknown task."""
     owners = {row.id: TaskOwner(row.created_by) for row in connection.execute(TASKS, {"ids": list(ids)})}
     return [owners.get(id_) for id_ in ids]
 
 
-def of_tools(connection: Connection, ids: Sequence[str]) -> list[ToolOwner | None]:
+def of_tools(connection: SqlConnection, ids: Sequence[str]) -> list[ToolOwner | None]:
     """Return the owner of each tool, or None for an unknown tool."""
     owners = {
         row.id: ToolOwner(row.registered_by, row.token_hash)
@@ -103,7 +104,7 @@ def of_tools(connection: Connection, ids: Sequence[str]) -> list[ToolOwner | Non
     return [owners.get(id_) for id_ in ids]
 
 
-def of_works(connection: Connection, ids: Sequence[UUID]) -> list[WorkOwner | None]:
+def of_works(connection: SqlConnection, ids: Sequence[UUID]) -> list[WorkOwner | None]:
     """Return the owner of each work item, under way or ended, or None for unknown work."""
     owners = {
         row.id: WorkOwner(row.tool_id, row.registered_by, row.created_by)
@@ -112,7 +113,7 @@ def of_works(connection: Connection, ids: Sequence[UUID]) -> list[WorkOwner | No
     return [owners.get(id_) for id_ in ids]
 
 
-def void(connection: Connection, tokens: Collection[Token | None]) -> set[Token | None]:
+def void(connection: SqlConnection, tokens: Collection[Token | None]) -> set[Token | None]:
     """Return the tokens that are not the current tokens of their tools."""
     present = {token for token in tokens if token is not None}
     if not present:

@@ -4,13 +4,14 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import crc32
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Row, TextClause
+from sqlalchemy import TextClause
 
 from broker.errors import ValidationFailed
 from broker.schemas.problems import FieldError
+from broker.store.sql_connection import SqlConnection, SqlRow
 
 #: The maximum size of the JSON values in a response or a shared read, without its last item, in bytes.
 MOST_BYTES = 8 * 2**20
@@ -87,12 +88,12 @@ def _before(order: str) -> str:
     return f"order by {order} rows between unbounded preceding and 1 preceding"
 
 
-def is_cut(rows: Sequence[Row[Any]]) -> bool:
+def is_cut(rows: Sequence[SqlRow]) -> bool:
     """Return whether `bounded` left out some of the rows."""
     return met(rows) > len(rows)
 
 
-def met(rows: Sequence[Row[Any]]) -> int:
+def met(rows: Sequence[SqlRow]) -> int:
     """Return the number of rows up to the first one that `bounded` left out."""
     return max(map(_MET, rows), default=0)
 
@@ -122,12 +123,12 @@ def cut(
 
 
 def read_listed(
-    connection: Connection,
+    connection: SqlConnection,
     statement: TextClause,
     values: Mapping[str, object],
     limit: int,
-    key: Callable[[Row[Any]], object],
-) -> tuple[Sequence[Row[Any]], str | None]:
+    key: Callable[[SqlRow], object],
+) -> tuple[Sequence[SqlRow], str | None]:
     """Read a page of a list, and return its rows and the cursor of the next page.
 
     The statement consists of `bounded`, `kept` and `last_examined`. Its rows have `examined` and an `id`. If

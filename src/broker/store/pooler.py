@@ -7,10 +7,6 @@ and settings and prepared statements are lost at its end.
 from typing import Any
 
 import asyncpg
-from sqlalchemy import Connection, ExceptionContext, event
-from sqlalchemy.ext.asyncio import AsyncEngine
-
-from broker.store.database_errors import of_connection
 
 
 class PooledConnection(asyncpg.Connection):  # type: ignore[misc] # it ships no types
@@ -32,45 +28,6 @@ ENGINE_OPTIONS: dict[str, Any] = {
 }
 
 
-def set_in_each_transaction(engine: AsyncEngine, settings: dict[str, str]) -> None:
-    """Apply these settings at the start of each transaction."""
-    values = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
-
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql(f"select {values}")
-
-    event.listen(engine.sync_engine, "begin", begin)
-
-
-def make_each_statement_a_transaction(engine: AsyncEngine, settings: dict[str, str]) -> None:
-    """Run each statement of an engine in AUTOCOMMIT mode in its own transaction with these settings.
-
-    asyncpg prepares a statement first, and must then run it over the same server connection.
-    """
-    first = "; ".join(["begin", *(f"set local {name} = '{value}'" for name, value in settings.items())])
-
-    def begin(connection: Connection, *_: Any) -> None:
-        _execute(connection, first)
-
-    def commit(connection: Connection, *_: Any) -> None:
-        # The client already has the whole result.
-        _execute(connection, "commit")
-
-    def roll_back(context: ExceptionContext) -> None:
-        connection = context.connection
-        # A lost connection has nothing to roll back.
-        if not (connection is None or connection.invalidated or context.is_disconnect):
-            _execute(connection, "rollback")
-
-    event.listen(engine.sync_engine, "before_cursor_execute", begin)
-    event.listen(engine.sync_engine, "after_cursor_execute", commit)
-    event.listen(engine.sync_engine, "handle_error", roll_back)
-
-
-def _execute(connection: Connection, command: str) -> None:
-    """Run a command directly, without SQLAlchemy and without preparing it."""
-    try:
-        connection.connection.run_async(lambda driver: driver.execute(command))
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        connection.invalidate(error)
-        raise of_connection(error) from error
+def commands(settings: dict[str, str]) -> str:
+    """Return the commands that apply settings to the current transaction."""
+    return "; ".join(f"set local {name} = '{value}'" for name, value in settings.items())

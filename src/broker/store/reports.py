@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from broker.schemas.limits import MOST_LATEST_REPORTS
 from broker.schemas.work import NewReport, Report, ReportPage
@@ -13,6 +13,7 @@ from broker.store import ended_work, leases, ownership, rows
 from broker.store.ownership import Token
 from broker.store.pages import bounded, cut, met, unseal
 from broker.store.rows import Columns
+from broker.store.sql_connection import SqlConnection
 from broker.store.steps import one_statement
 from broker.trace_context import TraceContext
 
@@ -136,7 +137,7 @@ class WrittenReport(NamedTuple):
 
 
 @one_statement()
-def write(connection: Connection, reports: Sequence[ReportOf]) -> list[WrittenReport | None]:
+def write(connection: SqlConnection, reports: Sequence[ReportOf]) -> list[WrittenReport | None]:
     """Write reports in order, and return the result of each.
 
     The result is None if the work is not under way or the token is invalid. The first report starts the work.
@@ -161,12 +162,12 @@ def write(connection: Connection, reports: Sequence[ReportOf]) -> list[WrittenRe
     return [written.get(place) for place in range(1, len(reports) + 1)]
 
 
-def latest(connection: Connection, work_id: UUID) -> list[Report]:
+def latest(connection: SqlConnection, work_id: UUID) -> list[Report]:
     """Return the latest reports on work under way that fit on a page, in order."""
     return [Report(**row._asdict()) for row in connection.execute(LATEST, {"work_id": work_id})]
 
 
-def page(connection: Connection, work_id: UUID, *, limit: int, after: str | None) -> ReportPage | None:
+def page(connection: SqlConnection, work_id: UUID, *, limit: int, after: str | None) -> ReportPage | None:
     """Return a page of the reports on work, under way or ended, in order, or None for unknown work."""
     begin = unseal(after, int, field="after") if after is not None else 0
     items: Sequence[Report]

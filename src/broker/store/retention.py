@@ -10,9 +10,10 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import TextClause, text
 
 from broker.store.pages import bounded
+from broker.store.sql_connection import SqlConnection
 
 # This month and the next three. A partition must exist long before it is needed.
 CREATE = text("""
@@ -87,7 +88,7 @@ class Retention:
     def __init__(self, days: int | None) -> None:
         self._days = days
 
-    def keep(self, connection: Connection, batch: int) -> int:
+    def keep(self, connection: SqlConnection, batch: int) -> int:
         """Create the partitions that are needed soon, and run a batch of the removal of old ones.
 
         Returns:
@@ -120,7 +121,7 @@ class _RecordedMeanwhile(Exception):
     """A partition got a record just before its removal, so it stays."""
 
 
-def create_partitions(connection: Connection) -> None:
+def create_partitions(connection: SqlConnection) -> None:
     """Create the partitions that the archive needs soon."""
     connection.execute(CREATE)
 
@@ -140,7 +141,7 @@ def newest_of(partition: str) -> TextClause:
         from {partition}""")
 
 
-def _expired(connection: Connection, days: int) -> _Expired | None:
+def _expired(connection: SqlConnection, days: int) -> _Expired | None:
     """Return the oldest partition whose records are all old."""
     for partition in connection.execute(PAST_MONTHS, {"days": days}).scalars():
         end = connection.execute(newest_of(partition), {"days": days}).one()
@@ -149,7 +150,7 @@ def _expired(connection: Connection, days: int) -> _Expired | None:
     return None
 
 
-def _drop(connection: Connection, partition: str, days: int) -> None:
+def _drop(connection: SqlConnection, partition: str, days: int) -> None:
     connection.execute(text(f"alter table work_archive detach partition {partition}"))
     # From now on, the partition gets no records. If it got one at the last moment, it must stay.
     if not connection.execute(newest_of(partition), {"days": days}).one().is_old:

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from msgspec import Struct
-from sqlalchemy import Row
 
 from broker.schemas.tasks import Task
 from broker.schemas.tools import ToolStatus
 from broker.schemas.work import Work
+from broker.store.sql_connection import SqlRow
 
-AnyRow = Row[Any]
+AnyRow = SqlRow
 SomeStruct = TypeVar("SomeStruct", bound=Struct)
 
 

@@ -7,7 +7,9 @@ from importlib.resources import files
 from pathlib import Path
 from shlex import quote
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
+
+from broker.store.sql_connection import SqlConnection
 
 _HAS_VERSION = text("select to_regclass('alembic_version') is not null")
 _VERSION = text("select version_num from alembic_version")
@@ -49,7 +51,7 @@ def required_version() -> str:
     return max(_versions())
 
 
-def current_version(connection: Connection) -> str | None:
+def current_version(connection: SqlConnection) -> str | None:
     """Return the version of the database's schema, or None if it has no schema yet."""
     if not connection.execute(_HAS_VERSION).scalar_one():
         return None
@@ -66,13 +68,13 @@ class SchemaError(Exception):
     """This program cannot use or migrate the database's schema. The message says what to do."""
 
 
-def check_encoding(connection: Connection) -> None:
+def check_encoding(connection: SqlConnection) -> None:
     """Raise SchemaError if the encoding of the database is not UTF-8, so it cannot store every text."""
     if problem := _encoding_problem(connection):
         raise SchemaError(f"The database {problem}.")
 
 
-def _encoding_problem(connection: Connection) -> str | None:
+def _encoding_problem(connection: SqlConnection) -> str | None:
     name, encoding = connection.execute(_ENCODING).one()
     if encoding == "UTF8":
         return None
@@ -84,7 +86,7 @@ def _encoding_problem(connection: Connection) -> str | None:
     )
 
 
-def schema_problem(connection: Connection) -> str | None:
+def schema_problem(connection: SqlConnection) -> str | None:
     """Return why this program cannot use the database's schema and what to do, or None if it can.
 
     A program can also use the schema of a later version, if that schema allows it. In an upgrade, `broker
@@ -103,7 +105,7 @@ def schema_problem(connection: Connection) -> str | None:
     return _later_schema_problem(connection, current, required) if current > required else None
 
 
-def _later_schema_problem(connection: Connection, current: str, required: str) -> str | None:
+def _later_schema_problem(connection: SqlConnection, current: str, required: str) -> str | None:
     works_from: str = connection.execute(_WORKS_FROM).scalar_one()
     if works_from <= required:
         return None
@@ -118,7 +120,7 @@ def is_known(version: str) -> bool:
     return version in _versions()
 
 
-def first_object(connection: Connection) -> str | None:
+def first_object(connection: SqlConnection) -> str | None:
     """Return the name of a table, function or type in the database, or None if the database is empty."""
     name: str | None = connection.execute(_FIRST_OBJECT).scalar_one()
     return name

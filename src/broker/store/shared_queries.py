@@ -6,10 +6,10 @@ from collections.abc import Callable, Hashable
 from typing import Any, TypeVarTuple, cast
 
 from cachetools import LRUCache
-from sqlalchemy import Connection
 
 from broker.store.replica_reads import Reader
 from broker.store.sessions import Result
+from broker.store.sql_connection import SqlConnection
 
 Arguments = TypeVarTuple("Arguments")
 
@@ -30,7 +30,9 @@ class SharedQueries:
         self._queries: LRUCache[Hashable, _SharedQuery] = LRUCache(_MOST_QUERIES)
         self._turns: dict[Hashable, asyncio.Lock] = {}
 
-    async def read(self, query: Callable[[Connection, *Arguments], Result], *arguments: *Arguments) -> Result:
+    async def read(
+        self, query: Callable[[SqlConnection, *Arguments], Result], *arguments: *Arguments
+    ) -> Result:
         """Return the result of a query, which includes all writes that were committed before this call.
 
         Requests with the same arguments share a run. Runs of one query with different arguments do not
@@ -47,7 +49,7 @@ class SharedQueries:
 class _SharedQuery:
     """A query with its arguments, which runs repeatedly. `turns` is the lock of all queries of its kind."""
 
-    def __init__(self, reader: Reader, query: Callable[[Connection], Any], turns: asyncio.Lock) -> None:
+    def __init__(self, reader: Reader, query: Callable[[SqlConnection], Any], turns: asyncio.Lock) -> None:
         self._reader = reader
         self._query = query
         self._turns = turns

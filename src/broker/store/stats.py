@@ -7,11 +7,12 @@ minute in the archive.
 
 from typing import NamedTuple
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from broker.schemas.states import OUTCOMES, TOOL_STATES, WORK_STATES
 from broker.schemas.stats import LastMinute, Stats, TaskCounts, ToolCounts, WorkCounts
 from broker.store import rows
+from broker.store.sql_connection import SqlConnection
 
 _SINCE = "now() - interval '1 minute'"
 
@@ -80,12 +81,12 @@ class ServerState(NamedTuple):
     oldest_transaction_seconds: float
 
 
-def read_with_server(connection: Connection) -> tuple[Stats, ServerState]:
+def read_with_server(connection: SqlConnection) -> tuple[Stats, ServerState]:
     """Return the statistics, and the state of the server."""
     return read(connection), ServerState(**connection.execute(SERVER).one()._asdict())
 
 
-def read(connection: Connection) -> Stats:
+def read(connection: SqlConnection) -> Stats:
     """Return the number of tasks, tools and work items, and the events of the last minute."""
     row = connection.execute(READ).one()
     return Stats(

@@ -3,15 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection
-
 from broker.store.sessions import Result
+from broker.store.sql_connection import SqlConnection
 
 Item = TypeVar("Item")
 
 # A step returns a result for each item, in order. It is a synchronous function. A session runs it with its
 # connection (SQLAlchemy's `run_sync`), which costs a third less than awaiting each statement.
-Step = Callable[[Connection, Sequence[Item]], list[Result]]
+Step = Callable[[SqlConnection, Sequence[Item]], list[Result]]
 
 # The steps that are one statement, and the condition on their items.
 _ONE_STATEMENT: dict[Step[Any, Any], Callable[[Any], bool]] = {}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import TextClause, text
 
 from broker.errors import Forbidden
 from broker.schemas.problems import FieldError
@@ -12,6 +12,7 @@ from broker.schemas.tasks import NewTask, Task, TaskPage, TaskRemark
 from broker.store import ended_tasks, ownership, rows
 from broker.store.group_commit import LATER
 from broker.store.pages import bounded, is_cut, kept, last_examined, read_listed, unseal
+from broker.store.sql_connection import SqlConnection
 from broker.store.steps import one_statement
 from broker.trace_context import TraceContext
 
@@ -213,7 +214,7 @@ def _without_id(new: TaskSubmission) -> bool:
 
 
 @one_statement(_without_id)
-def submit(connection: Connection, new: Sequence[TaskSubmission]) -> list[Submitted]:
+def submit(connection: SqlConnection, new: Sequence[TaskSubmission]) -> list[Submitted]:
     """Write new tasks, which become available in this order, and return them.
 
     If a live or ended task already has the id, return that task unchanged.
@@ -241,7 +242,7 @@ def submit(connection: Connection, new: Sequence[TaskSubmission]) -> list[Submit
 
 
 @one_statement(_without_id)
-def submit_briefly(connection: Connection, new: Sequence[TaskSubmission]) -> list[BrieflySubmitted]:
+def submit_briefly(connection: SqlConnection, new: Sequence[TaskSubmission]) -> list[BrieflySubmitted]:
     """Write all new tasks or none, and return only their ids.
 
     Raises:
@@ -260,7 +261,7 @@ def submit_briefly(connection: Connection, new: Sequence[TaskSubmission]) -> lis
 
 
 def _submit(
-    connection: Connection, statement: TextClause, new: Sequence[TaskSubmission]
+    connection: SqlConnection, statement: TextClause, new: Sequence[TaskSubmission]
 ) -> Sequence[rows.AnyRow | None]:
     """Write new tasks, and return the row of each, or None if its id already exists."""
     tasks = [submission.task for submission in new]
@@ -283,7 +284,7 @@ def _submit(
 
 
 def _of_others(
-    connection: Connection, created: Sequence[rows.AnyRow | None], new: Sequence[TaskSubmission]
+    connection: SqlConnection, created: Sequence[rows.AnyRow | None], new: Sequence[TaskSubmission]
 ) -> list[int]:
     """Return the positions of the submissions to refuse, because another key's task has their id."""
     known = [place for place, row in enumerate(created) if not row and not new[place].any_owner]
@@ -297,7 +298,7 @@ def _of_others(
     ]
 
 
-def find(connection: Connection, ids: Sequence[str]) -> list[Task | None]:
+def find(connection: SqlConnection, ids: Sequence[str]) -> list[Task | None]:
     """Return the task of each id, live or ended, or None for an unknown id."""
     live = connection.execute(BY_IDS, {"ids": list(set(ids))}).all()
     by_id: dict[str, Task | None] = {task.id: task for task in map(rows.task, live)}
@@ -307,7 +308,7 @@ def find(connection: Connection, ids: Sequence[str]) -> list[Task | None]:
     return [by_id.get(id_, unknown) for id_ in ids]
 
 
-def ready_tasks(connection: Connection, ids: Sequence[str]) -> list[str]:
+def ready_tasks(connection: SqlConnection, ids: Sequence[str]) -> list[str]:
     """Return the ids of the tasks that have ended or failed, or are unknown."""
     return list(connection.execute(READY, {"ids": ids}).scalars())
 
@@ -318,7 +319,7 @@ def listing(filters: TaskFilter) -> TextClause:
     return _listing(filters.state, frozenset(names))
 
 
-def page(connection: Connection, filters: TaskFilter, *, limit: int, after: str | None) -> TaskPage:
+def page(connection: SqlConnection, filters: TaskFilter, *, limit: int, after: str | None) -> TaskPage:
     """Return a page of the live tasks, in the order of their submission."""
     begin = unseal(after, int, field="after") if after is not None else -1
     values = filters._asdict() | {"after": begin}
@@ -327,14 +328,14 @@ def page(connection: Connection, filters: TaskFilter, *, limit: int, after: str 
 
 
 @one_statement()
-def remark(connection: Connection, remarks: Sequence[TaskRemark]) -> list[bool]:
+def remark(connection: SqlConnection, remarks: Sequence[TaskRemark]) -> list[bool]:
     """Write the assigner's remarks, and return for each whether the task is live."""
     known = set(connection.execute(REMARK, rows.columns(remarks, "task_id", "text")).scalars())
     return [remark.task_id in known for remark in remarks]
 
 
 @one_statement()
-def retry(connection: Connection, ids: Sequence[str]) -> list[Task | None]:
+def retry(connection: SqlConnection, ids: Sequence[str]) -> list[Task | None]:
     """Offer failed tasks again, counting attempts from zero. Return each task, or None if unknown."""
     connection.execute(RETRY, {"ids": list(ids)})
     return find(connection, ids)

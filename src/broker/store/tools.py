@@ -7,13 +7,14 @@ from typing import Any, Literal, NamedTuple
 
 from msgspec import UNSET
 from msgspec.structs import asdict
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import TextClause, text
 
 from broker.schemas.tools import NewTool, ToolChange, ToolPage, ToolStatus
 from broker.store import leases, lost_work, ownership, rows
 from broker.store.database_errors import RetryTransaction
 from broker.store.ownership import VOID, Token, Void
 from broker.store.pages import bounded, kept, last_examined, read_listed, unseal
+from broker.store.sql_connection import SqlConnection
 
 REGISTER = text(f"""
 insert into tools as t (id, skills, capacity, token_hash, registered_by, bytes)
@@ -125,7 +126,7 @@ class ToolDeletion(NamedTuple):
     token: Token | None = None
 
 
-def register(connection: Connection, new: Sequence[Registration]) -> list[Registered]:
+def register(connection: SqlConnection, new: Sequence[Registration]) -> list[Registered]:
     """Write tools. Update existing tools and make their old tokens invalid.
 
     Work that an earlier run of a tool started ends as lost, unless the new run resumes it. If several
@@ -152,7 +153,7 @@ def register(connection: Connection, new: Sequence[Registration]) -> list[Regist
     return results
 
 
-def _of_others(connection: Connection, new: Sequence[Registration]) -> set[int]:
+def _of_others(connection: SqlConnection, new: Sequence[Registration]) -> set[int]:
     """Return the positions of the registrations to refuse, because their tool belongs to another key."""
     ids = list({each.tool.id for each in new if each.tool.id and not each.any_owner})
     if not ids:
@@ -170,7 +171,9 @@ def _of_others(connection: Connection, new: Sequence[Registration]) -> set[int]:
     }
 
 
-def _write(connection: Connection, new: Sequence[Registration]) -> dict[str | bytes, tuple[ToolStatus, bool]]:
+def _write(
+    connection: SqlConnection, new: Sequence[Registration]
+) -> dict[str | bytes, tuple[ToolStatus, bool]]:
     """Write tools, and return each of them and whether it is new, by its `_key`."""
     if given_ids := {each.tool.id for each in new if each.tool.id}:
         restarted = {each.tool.id for each in new if each.tool.id and not each.tool.resume}
@@ -199,7 +202,7 @@ def _key(registration: Registration) -> str | bytes:
     return registration.tool.id or registration.token_hash
 
 
-def by_ids(connection: Connection, ids: Sequence[str]) -> list[ToolStatus]:
+def by_ids(connection: SqlConnection, ids: Sequence[str]) -> list[ToolStatus]:
     """Return the known tools among these ids, in no particular order."""
     return [rows.tool(row) for row in connection.execute(BY_IDS, {"ids": ids})]
 
@@ -211,7 +214,7 @@ def listing(*, state: str | None, registered_by: str | None) -> TextClause:
 
 
 def page(
-    connection: Connection, *, state: str | None, registered_by: str | None, limit: int, after: str | None
+    connection: SqlConnection, *, state: str | None, registered_by: str | None, limit: int, after: str | None
 ) -> ToolPage:
     """Return a page of the tools, in the order of their ids."""
     filters = {"state": state, "registered_by": registered_by}
@@ -223,7 +226,7 @@ def page(
     return ToolPage(items=[rows.tool(row) for row in items], next=onward)
 
 
-def change(connection: Connection, changes: Sequence[Change]) -> list[ToolStatus | Void | None]:
+def change(connection: SqlConnection, changes: Sequence[Change]) -> list[ToolStatus | Void | None]:
     """Apply changes to tools in order, and return each tool as it is after all of them.
 
     The result of an unknown tool is None. A change with an invalid token has no effect; its result is `void`.
@@ -237,7 +240,7 @@ def change(connection: Connection, changes: Sequence[Change]) -> list[ToolStatus
     return [VOID if change.token in void else next(known) for change in changes]
 
 
-def _change(connection: Connection, changes: Sequence[Change]) -> list[ToolStatus | None]:
+def _change(connection: SqlConnection, changes: Sequence[Change]) -> list[ToolStatus | None]:
     merged: defaultdict[str, dict[str, Any]] = defaultdict(dict)
     for id_, changed, _ in changes:
         fields = {name: value for name, value in asdict(changed).items() if value is not UNSET}
@@ -254,7 +257,7 @@ def _change(connection: Connection, changes: Sequence[Change]) -> list[ToolStatu
     return [known.get(change.id) for change in changes]
 
 
-def delete(connection: Connection, deletions: Sequence[ToolDeletion]) -> list[ToolDeleted]:
+def delete(connection: SqlConnection, deletions: Sequence[ToolDeletion]) -> list[ToolDeleted]:
     """Delete tools without work, and with `force` also tools with work.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from msgspec.structs import asdict
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import TextClause, text
 
 from broker.schemas.limits import MOST_LATEST_REPORTS
 from broker.schemas.work import Work, WorkPage, WorkStatus, WorkWithReports
@@ -14,6 +14,7 @@ from broker.store import ended_work, leases, ownership, reports, rows
 from broker.store.group_commit import LATER
 from broker.store.ownership import Token
 from broker.store.pages import bounded, fits, is_cut, kept, last_examined, read_listed, unseal
+from broker.store.sql_connection import SqlConnection
 from broker.store.steps import one_statement
 from broker.trace_context import TraceContext
 
@@ -177,7 +178,7 @@ class WorkFilter(NamedTuple):
 
 
 @one_statement()
-def start(connection: Connection, starts: Sequence[Start]) -> list[Started | None]:
+def start(connection: SqlConnection, starts: Sequence[Start]) -> list[Started | None]:
     """Start work, and return it. For work that is not under way, or an invalid token, the result is None."""
     values = {
         "ids": [start.work_id for start in starts],
@@ -199,7 +200,7 @@ def start(connection: Connection, starts: Sequence[Start]) -> list[Started | Non
     return [result(start) for start in starts]
 
 
-def assigned_to(connection: Connection, tool_ids: Sequence[str]) -> list[AssignedWork | None]:
+def assigned_to(connection: SqlConnection, tool_ids: Sequence[str]) -> list[AssignedWork | None]:
     """Return the work that each tool has not started, the oldest first, or None for an unknown tool.
 
     If not all of the work fits in one response, the rest follows when the tool has started the first part.
@@ -219,7 +220,7 @@ def assigned_to(connection: Connection, tool_ids: Sequence[str]) -> list[Assigne
     return [LATER if tool_id in without_room else by_tool.get(tool_id) for tool_id in tool_ids]
 
 
-def ready_tools(connection: Connection, tool_ids: Sequence[str]) -> list[str]:
+def ready_tools(connection: SqlConnection, tool_ids: Sequence[str]) -> list[str]:
     """Return the ids of the tools that have work to start, or no longer exist."""
     return list(connection.execute(TOOLS_READY, {"ids": tool_ids}).scalars())
 
@@ -229,7 +230,7 @@ def listing(filters: WorkFilter) -> TextClause:
     return _listing(frozenset(name for name, value in filters._asdict().items() if value is not None))
 
 
-def page(connection: Connection, filters: WorkFilter, *, limit: int, after: str | None) -> WorkPage:
+def page(connection: SqlConnection, filters: WorkFilter, *, limit: int, after: str | None) -> WorkPage:
     """Return a page of the work under way, in the order of its assignment."""
     begin = unseal(after, UUID, field="after") if after is not None else _FIRST
     values = filters._asdict() | {"after": begin}
@@ -237,7 +238,7 @@ def page(connection: Connection, filters: WorkFilter, *, limit: int, after: str 
     return WorkPage(items=[rows.work(row) for row in items], next=onward)
 
 
-def with_reports(connection: Connection, work_id: UUID) -> TracedWork | None:
+def with_reports(connection: SqlConnection, work_id: UUID) -> TracedWork | None:
     """Return work with its latest reports. The state of ended work is its outcome.
 
     The result has at most `MOST_LATEST_REPORTS` reports, and fewer if they do not fit on a page.
@@ -254,7 +255,7 @@ def with_reports(connection: Connection, work_id: UUID) -> TracedWork | None:
     return TracedWork(work, TraceContext.read(row.trace_context))
 
 
-def status(connection: Connection, work_id: UUID) -> TracedWork | None:
+def status(connection: SqlConnection, work_id: UUID) -> TracedWork | None:
     """Return the status of work, under way or ended, or None for unknown work."""
     row = connection.execute(STATUS, {"work_id": work_id}).one_or_none()
     work = WorkStatus(**row._asdict()) if row else ended_work.status(connection, work_id)

@@ -3,11 +3,12 @@
 from datetime import UTC, datetime
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from broker.schemas.overview import Failure, Failures
 from broker.store import archive, rows, summaries
 from broker.store.pages import cut, unseal
+from broker.store.sql_connection import SqlConnection
 
 # PostgreSQL always reads all reports on an attempt. To limit the cost, the statement skips reports above
 # the first size. It begins with the newest failures, and stops when the total reaches the second size.
@@ -67,7 +68,12 @@ _LAST_ID = UUID(int=2**128 - 1)
 
 
 def page(
-    connection: Connection, *, since: datetime | None, until: datetime | None, limit: int, after: str | None
+    connection: SqlConnection,
+    *,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int,
+    after: str | None,
 ) -> Failures:
     """Return a page of the attempts that failed, timed out or were lost, the newest first."""
     if after is not None:

@@ -2,11 +2,12 @@
 
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from broker.schemas.overview import Bucket, History
 from broker.schemas.states import OUTCOMES
 from broker.store import rows
+from broker.store.sql_connection import SqlConnection
 
 #: If a range has more records, the oldest are left out.
 MOST_RECORDS = 200_000
@@ -37,7 +38,7 @@ group by bucket
 """)
 
 
-def read(connection: Connection, since: datetime | None, until: datetime | None, buckets: int) -> History:
+def read(connection: SqlConnection, since: datetime | None, until: datetime | None, buckets: int) -> History:
     """Return the attempts that ended in each part of a time range. The default range is the last hour.
 
     If the range ends before it begins, it has no parts.

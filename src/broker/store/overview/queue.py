@@ -1,10 +1,11 @@
 """The queue by needs and priority: tasks that others overtake, and tools that get no work."""
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from broker.schemas.overview import IdleTool, Queue, QueuedKind
 from broker.store import rows, summaries
 from broker.store.pages import bounded
+from broker.store.sql_connection import SqlConnection
 
 # The maximum number of tasks to read, in the order of available tasks.
 MOST_LOOKED_AT = 100_000
@@ -79,7 +80,7 @@ limit {_MOST_RETURNED}
 """)
 
 
-def read(connection: Connection) -> Queue:
+def read(connection: SqlConnection) -> Queue:
     """Return the kinds of available tasks, the largest first, and the tools that have long been idle."""
     read = connection.execute(KINDS).all()
     kinds = [QueuedKind(**_KIND.of(row)) for row in read if row.tasks is not None]

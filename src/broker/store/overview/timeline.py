@@ -3,9 +3,10 @@
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from broker.schemas.overview import EndedAttempt, Timeline
+from broker.store.sql_connection import SqlConnection
 
 # Attempts that were under way at the end of a range ended after it. The statement searches for them among
 # this many attempts that were assigned last before the end.
@@ -54,7 +55,7 @@ class TimelineRange(NamedTuple):
     task_id: str | None = None
 
 
-def read(connection: Connection, time_range: TimelineRange, limit: int) -> Timeline:
+def read(connection: SqlConnection, time_range: TimelineRange, limit: int) -> Timeline:
     """Return ended attempts, the latest first."""
     until = None if time_range.until is None else min(max(time_range.until, _EARLIEST), _LATEST)
     attempts = connection.execute(READ, time_range._asdict() | {"until": until, "limit": limit + 1}).all()

@@ -1,10 +1,11 @@
 """Tools and their work."""
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from broker.schemas.overview import ToolSummary, ToolSummaryPage, WorkEvent
 from broker.store import rows, summaries
 from broker.store.pages import cut, unseal
+from broker.store.sql_connection import SqlConnection
 
 #: The maximum number of work items to return for each tool.
 MOST_WORK = 16
@@ -33,7 +34,7 @@ order by t.id, w.id
 """)
 
 
-def page(connection: Connection, *, limit: int, after: str | None) -> ToolSummaryPage:
+def page(connection: SqlConnection, *, limit: int, after: str | None) -> ToolSummaryPage:
     """Return a page of the tools, in the order of their ids, each with its oldest work items."""
     begin = unseal(after, str, field="after") if after is not None else ""
     by_id: dict[str, ToolSummary] = {}

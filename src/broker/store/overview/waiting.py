@@ -1,14 +1,13 @@
 """Waiting tasks, each with the verdict why it waits."""
 
-from typing import Any
-
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import text
 
 from broker.schemas.overview import WaitingTask, WaitingTasks
 from broker.schemas.tasks import Task
 from broker.schemas.values import NULL
 from broker.store import rows, summaries
 from broker.store.explanation import BEFORE, TOOLS, facts_of
+from broker.store.sql_connection import SqlConnection, SqlRow
 from broker.store.verdicts import verdict
 
 # `seq` is the order of submission.
@@ -28,7 +27,7 @@ order by t.seq
 """)
 
 
-def read(connection: Connection, limit: int) -> WaitingTasks:
+def read(connection: SqlConnection, limit: int) -> WaitingTasks:
     """Return the waiting tasks, in the order of their submission."""
     read = connection.execute(READ, {"limit": limit}).all()
     return WaitingTasks(
@@ -38,12 +37,12 @@ def read(connection: Connection, limit: int) -> WaitingTasks:
     )
 
 
-def _waiting(row: Row[Any]) -> WaitingTask:
+def _waiting(row: SqlRow) -> WaitingTask:
     word, detail = verdict(facts_of(row, _task(row)))
     return rows.fill(WaitingTask, row, verdict=word, detail=detail)
 
 
-def _task(row: Row[Any]) -> Task:
+def _task(row: SqlRow) -> Task:
     """Return a task with the fields that a verdict needs. The statement does not read large fields."""
     return rows.fill(
         Task,
