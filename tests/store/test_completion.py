@@ -187,6 +187,20 @@ async def test_a_failed_attempt_without_a_backoff_returns_at_once(store: Store) 
     assert (await attempt(store, "a", "failed")).state == "available"
 
 
+async def test_a_completion_says_whether_the_tool_is_idle(store: Store, sql: asyncpg.Connection) -> None:
+    await steps.submit(store, *"abcde", max_attempts=1)
+    await steps.register(store, "tool", "other", capacity=3)
+    works = await steps.assign_all(store, *((task, "tool") for task in "abc"), ("d", "other"), ("e", "other"))
+    a, b, c, d, e = (steps.new_ending(work.id) for work in works)
+    assert not (await store.one(completion.complete, a)).is_tool_idle, "it has b and c"
+    one_set = await store.many(completion.complete, [b, d, c])
+    assert [ended.is_tool_idle for ended in one_set] == [True, False, True]
+    assert not (await store.one(completion.complete, c)).is_tool_idle, "it may have got work since"
+    # Upkeep ends the work of an offline tool in batches.
+    await sql.execute("update tools set offline = true")
+    assert not (await store.one(completion.complete, e)).is_tool_idle
+
+
 async def test_a_task_stays_as_failed_after_its_last_attempt(store: Store, sql: asyncpg.Connection) -> None:
     await steps.submit(store, "a", max_attempts=2, retry_backoff_seconds=0)
     await steps.register(store, "tool")
@@ -195,7 +209,7 @@ async def test_a_task_stays_as_failed_after_its_last_attempt(store: Store, sql: 
     assert (task.state, task.attempt, task.error, bytes(task.result)) == ("failed", 2, "broken", b"[1.10]")
     assert task.ended_at is not None
     assert task.work_id is None
-    assert [status for status, _ in await steps.assign(store, ("a", "tool"))] == ["task_unavailable"]
+    assert [each.status for each in await steps.assign(store, ("a", "tool"))] == ["task_unavailable"]
     await steps.check_invariants(sql)
 
 

@@ -492,7 +492,7 @@ async def test_steps_return_the_same_without_triggers(
 ) -> None:
     await steps.disable_notifications(sql)
     made = await steps.add_running_work(store, "a")
-    assert (await steps.assign(store, ("a", "tool")))[0] == assignment.Assigned("exists", made)
+    assert (await steps.assign(store, ("a", "tool")))[0] == assignment.Assigned("exists", made.id, made)
     assert (await steps.complete(store, made.id)).status == "ended"
     assert await notifications.since() == []
     await steps.check_invariants(sql)

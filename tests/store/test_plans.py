@@ -51,6 +51,11 @@ async def test_assigning_a_set_has_linear_cost(emptied_queue: Store) -> None:
     assert await discarded_rows(emptied_queue, assignment.ASSIGN, values) < MANY
 
 
+async def test_assigning_a_set_that_tools_wait_for_has_linear_cost(emptied_queue: Store) -> None:
+    values = {"task_ids": IDS, "tool_ids": ["t"] * MANY, "waiting": ["t"]}
+    assert await discarded_rows(emptied_queue, assignment.ASSIGN_TO_WAITING, values) < MANY
+
+
 async def test_ending_a_set_has_linear_cost(emptied_queue: Store) -> None:
     pairs = [Pair(task_id=id_, tool_id="t") for id_ in IDS]
     works = [assigned.work for assigned in await emptied_queue.many(assignment.assign, pairs)]

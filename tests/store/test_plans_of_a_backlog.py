@@ -169,6 +169,7 @@ STATEMENTS: dict[str, tuple[TextClause, Any]] = {
     ),
     "assign": (assignment.ASSIGN, PAIRS),
     "assign, briefly": (assignment.ASSIGN_BRIEFLY, PAIRS),
+    "assign to waiting tools": (assignment.ASSIGN_TO_WAITING, PAIRS | {"waiting": TOOLS}),
     "assign again": (assignment.OF_PAIRS, {"task_ids": BUSY, "tool_ids": TOOLS}),
     "assign again, briefly": (assignment.OF_PAIRS_BRIEFLY, {"task_ids": BUSY, "tool_ids": TOOLS}),
     "poll": (work.ASSIGNED_TO, {"tool_ids": TOOLS}),

@@ -12,6 +12,7 @@ from msgspec import Raw
 
 from broker.schemas.candidates import Pair
 from broker.store import Store, archive, assignment, cancellation, candidates, completion, tasks, work
+from broker.store.assignment import WaitingPair
 from broker.store.cancellation import Cancellation
 from broker.store.group_commit import LATER
 from broker.store.pages import MOST_BYTES
@@ -54,7 +55,7 @@ async def all_assigned(store: Store, *, tools: bool = False) -> list[Any]:
     """Assign large tasks, and return the ids of the work."""
     await made(store, tools=tools)
     pairs = [Pair(task_id=name, tool_id=name if tools else "tool") for name in NAMES]
-    return [each.work for each in await store.many(assignment.assign_briefly, pairs)]
+    return [each.work_id for each in await store.many(assignment.assign_briefly, pairs)]
 
 
 async def test_reads_of_large_tasks_take_turns(store: Store) -> None:
@@ -137,6 +138,19 @@ async def test_assignments_of_large_tasks_take_turns(store: Store, sql: asyncpg.
     assert [each.work.task_id for each in again] == NAMES
     brief = await store.many(assignment.assign_briefly, pairs)
     assert [each.status for each in brief] == ["exists"] * 5
+
+
+async def test_a_brief_assignment_reads_only_awaited_work_that_fits(store: Store) -> None:
+    await made(store, tools=True)
+    pairs = [WaitingPair(name, name, name != "a") for name in NAMES]
+    results = await store.many(assignment.assign_to_waiting, pairs)
+    assert [each.status for each in results] == ["assigned"] * 5
+    assert [each.work_id is not None for each in results] == [True] * 5
+    assert [each.work is not None for each in results] == [False, True, True, False, False]
+    assert [each.tool is not None for each in results] == [False, True, True, False, False]
+    again = await store.many(assignment.assign_to_waiting, pairs)
+    assert [(each.status, each.work, each.tool) for each in again] == [("exists", None, None)] * 5
+    assert [each.work_id for each in again] == [each.work_id for each in results]
 
 
 async def test_repeated_submissions_of_large_tasks_take_turns(store: Store) -> None:

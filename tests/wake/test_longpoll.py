@@ -39,7 +39,7 @@ async def test_an_assignment_wakes_only_its_tool(serve: Serve) -> None:
         reads = [statement for statement in seen if "join sized w on w.tool_id" in statement]
 
     assert [item["id"] for item in response.json()["items"]] == [work["id"]]
-    assert len(reads) == 1, "another request also read"
+    assert len(reads) <= 1, "another request also read"
     assert not any(other.done() for other in others)
     for other in others:
         other.cancel()

@@ -13,7 +13,7 @@ from broker.schemas.work import Work
 from broker.store import Store, tasks, work
 from broker.store.address import Address
 from broker.wake.listener import CANDIDATES, CHANNELS, TOOL, UPKEEP, Listener
-from broker.wake.longpoll import long_poll
+from broker.wake.longpoll import Seen, long_poll
 from broker.wake.sweep import Sweep
 from broker.wake.waiters import Waiter, Waiters
 from tests.conftest import Serve, with_database
@@ -275,6 +275,129 @@ async def test_an_error_while_reading_ends_the_long_poll(waiters: Waiters) -> No
     with pytest.raises(LookupError):
         await long_poll(waiters, read_state, until=bool, seconds=LONG, topic=TOOL, disconnected=forever)
     assert len(waiters) == 0
+
+
+# A state that is handed over
+
+
+async def accepted(state: str) -> str:
+    return f"{state}, accepted"
+
+
+async def test_a_long_poll_returns_a_state_that_is_handed_over_without_a_read(
+    poll: Wait, state: CountedState, waiters: Waiters
+) -> None:
+    waiting = [poll(accept=accepted), poll(accept=accepted), poll(key="b", accept=accepted)]
+    await state.times(3)
+    await asyncio.sleep(0)
+    waiters.hand_over(TOOL, "a", "work")
+    # The notification of the same change.
+    waiters.wake(TOOL, ["a"])
+    assert await within_patience(asyncio.gather(*waiting[:2])) == ["work, accepted"] * 2
+    assert state.count == 3
+    assert not waiting[2].done()
+
+
+async def test_a_long_poll_whose_accepted_state_is_no_result_waits_on(
+    poll: Wait, state: CountedState, waiters: Waiters
+) -> None:
+    async def refuse(_: str) -> str:
+        return ""
+
+    waiting = poll(accept=refuse)
+    await state.times(1)
+    await asyncio.sleep(0)
+    waiters.hand_over(TOOL, "a", "work")
+    await asyncio.sleep(0.01)
+    assert (waiting.done(), state.count) == (False, 1)
+    state.value = "work"
+    waiters.wake(TOOL, ["a"])
+    assert await within_patience(waiting) == "work"
+
+
+async def test_a_hand_over_during_a_read_causes_another_read(waiters: Waiters) -> None:
+    reads = []
+
+    async def read_state() -> str:
+        reads.append("newer work" if reads else "")
+        if len(reads) == 1:
+            waiters.hand_over(TOOL, "a", "work")
+        return reads[-1]
+
+    waiting = long_poll(waiters, read_state, until=bool, seconds=LONG, topic=TOOL, key="a", accept=accepted)
+    assert await within_patience(waiting) == "newer work"
+
+
+async def test_a_request_cancelled_at_the_moment_of_the_hand_over_leaves_the_register(
+    poll: Wait, state: CountedState, waiters: Waiters
+) -> None:
+    waiting = poll(accept=accepted)
+    await state.times(1)
+    await asyncio.sleep(0)
+    waiters.hand_over(TOOL, "a", "work")
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert len(waiters) == 0
+    state.value = "work"
+    assert await within_patience(poll(accept=accepted)) == "work"
+
+
+# A state that was read before the request registers
+
+
+async def test_a_long_poll_that_has_seen_the_state_waits_without_a_read(
+    poll: Wait, state: CountedState, waiters: Waiters
+) -> None:
+    moment = waiters.moment(TOOL)
+    waiters.wake(TOOL, ["b", "c"])
+    waiters.wake(CANDIDATES, ["a"])
+    waiters.wake_topic(CANDIDATES)
+    waiting = poll(seen=Seen("", moment), accept=accepted)
+    await asyncio.sleep(0.01)
+    assert (waiting.done(), state.count, len(waiters)) == (False, 0, 1)
+    waiters.hand_over(TOOL, "a", "work")
+    assert await within_patience(waiting) == "work, accepted"
+    assert state.count == 0
+
+
+MISSED: dict[str, Callable[[Waiters], None]] = {
+    "a notification": lambda waiters: waiters.wake(TOOL, ["b", "a"]),
+    "an older notification": lambda waiters: [waiters.wake(TOOL, keys) for keys in (["a"], ["b"])],
+    "a notification without ids": lambda waiters: waiters.wake_topic(TOOL),
+    "more notifications than are remembered": lambda waiters: [
+        waiters.wake(TOOL, [str(number)]) for number in range(2_000)
+    ],
+}
+
+
+@pytest.mark.parametrize("missed", MISSED)
+async def test_a_long_poll_that_has_seen_the_state_reads_after_it_missed(
+    poll: Wait, state: CountedState, waiters: Waiters, missed: str
+) -> None:
+    waiters.wake(TOOL, ["a"])
+    moment = waiters.moment(TOOL)
+    MISSED[missed](waiters)
+    state.value = "work"
+    assert await within_patience(poll(seen=Seen("", moment))) == "work"
+
+
+async def test_a_long_poll_that_has_seen_the_state_reads_after_a_sweep_without_it(
+    poll: Wait, state: CountedState, waiters: Waiters
+) -> None:
+    moment = waiters.moment(TOOL)
+    await Sweep(waiters, seemingly_connected(waiters), {}, seconds=LONG).sweep()
+    state.value = "work"
+    assert await within_patience(poll(seen=Seen("", moment))) == "work"
+
+
+async def test_a_long_poll_that_has_seen_the_state_does_not_wait_after_a_release(
+    poll: Wait, state: CountedState, waiters: Waiters
+) -> None:
+    moment = waiters.moment(TOOL)
+    waiters.release()
+    assert await within_patience(poll(seen=Seen("", moment))) == ""
+    assert state.count == 0
 
 
 # The sweep

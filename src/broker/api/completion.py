@@ -25,6 +25,7 @@ from broker.schemas.completion import (
 from broker.schemas.work import Work
 from broker.service import Service
 from broker.store import completion, ended_work, leases
+from broker.wake.listener import TOOL
 
 _STATUS: dict[completion.EndingStatus, CompletedStatus] = {
     "ended": "archived",
@@ -67,6 +68,7 @@ class CompletionController(Controller):
         id_ = work_id_of(work_id)
         token = access.caller.token
         ending = completion.Ending(id_, data.outcome, data.result, data.error, data.retry, token)
+        moment = service.waiters.moment(TOOL)
         ended = await service.store.one(completion.complete, ending, size=len(data.result))
         if ended.status == "void":
             raise void_token(service, access)
@@ -81,7 +83,14 @@ class CompletionController(Controller):
         if data.next_wait_seconds > 0 and record.tool_id is not None and is_its_tool(access, record):
             # The work has ended, so the response is a success even if the request cannot wait.
             with contextlib.suppress(TooManyRequests, Unauthenticated, Unavailable):
-                following = await next_work(request, service, access, record.tool_id, data.next_wait_seconds)
+                following = await next_work(
+                    request,
+                    service,
+                    access,
+                    record.tool_id,
+                    data.next_wait_seconds,
+                    idle_since=moment if ended.is_tool_idle else None,
+                )
         return Completed(archived=record, next=following or [])
 
     @post(

@@ -20,7 +20,7 @@ from broker.errors import (
 from broker.http.ended_work import ended_record, work_has_ended
 from broker.http.guards import ALL, OWN, Access, allow, allow_work
 from broker.http.parameters import After, Limit, TaskIdFilter, ToolIdFilter, Wait, extra_response, work_id_of
-from broker.http.waiting import prefers_minimal, wait_for
+from broker.http.waiting import hand_over, prefers_minimal, wait_for
 from broker.schemas.candidates import AssignedPair, AssignedPairs, Pair, Pairs, PairStatus
 from broker.schemas.states import WORK_STATES, WorkState
 from broker.schemas.values import Nothing
@@ -38,7 +38,7 @@ from broker.store import assignment, cancellation, reports, work
 from broker.store.cancellation import Cancellation
 from broker.store.replica_reads import read_page
 from broker.trace_context import TraceContext
-from broker.wake.listener import WORK
+from broker.wake.listener import TOOL, WORK
 
 _REFUSALS: dict[PairStatus, type[BrokerError]] = {
     "task_not_found": TaskNotFound,
@@ -94,6 +94,7 @@ class WorkController(Controller):
         assigned = await service.store.one(assignment.assign, data)
         if assigned.work is None:
             raise _REFUSALS[assigned.status]
+        hand_over(service, [assigned])
         status = HTTP_201_CREATED if assigned.status == "assigned" else HTTP_200_OK
         return Response(assigned.work, status_code=status)
 
@@ -105,11 +106,25 @@ class WorkController(Controller):
 
         The broker handles each pair independently. An earlier pair wins over a later one.
         """
-        results = await service.store.each(assignment.assign_briefly, data.items)
+        waiting = service.waiters.waited_for(TOOL, {pair.tool_id for pair in data.items})
+        if waiting:
+            pairs = [
+                assignment.WaitingPair(pair.task_id, pair.tool_id, pair.tool_id in waiting)
+                for pair in data.items
+            ]
+            results = await service.store.each(assignment.assign_to_waiting, pairs)
+            hand_over(service, results)
+        else:
+            results = await service.store.each(assignment.assign_briefly, data.items)
         return AssignedPairs(
             items=[
-                AssignedPair(task_id=pair.task_id, tool_id=pair.tool_id, status=status, work_id=work_id)
-                for pair, (status, work_id) in zip(data.items, results, strict=True)
+                AssignedPair(
+                    task_id=pair.task_id,
+                    tool_id=pair.tool_id,
+                    status=assigned.status,
+                    work_id=assigned.work_id,
+                )
+                for pair, assigned in zip(data.items, results, strict=True)
             ]
         )
 

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,8 +17,10 @@ from broker.schemas.limits import LONGEST_WAIT_SECONDS
 from broker.schemas.work import Work
 from broker.service import Service
 from broker.store import leases, work
+from broker.store.assignment import Assigned
+from broker.store.work import AssignedWork
 from broker.wake.listener import TOOL
-from broker.wake.longpoll import long_poll
+from broker.wake.longpoll import Seen, long_poll
 
 State = TypeVar("State")
 
@@ -34,6 +37,8 @@ async def wait_for(
     key: str = "",
     read_last: bool = True,
     tool: str | None = None,
+    accept: Callable[[Any], Awaitable[State]] | None = None,
+    seen: Seen[State] | None = None,
 ) -> State:
     """Wait until there is something to return, or the wait times out. Return the last state.
 
@@ -64,6 +69,8 @@ async def wait_for(
             key=key,
             read_last=read_last,
             disconnected=partial(wait_for_disconnect, request.receive),
+            accept=accept,
+            seen=seen,
         )
     finally:
         service.wait_limits.release(access.client)
@@ -80,15 +87,26 @@ async def wait_for_disconnect(receive: Receive) -> None:
 
 
 async def next_work(
-    request: Request[Any, Any, Any], service: Service, access: Access, tool_id: str, wait: float | None
+    request: Request[Any, Any, Any],
+    service: Service,
+    access: Access,
+    tool_id: str,
+    wait: float | None,
+    *,
+    idle_since: int | None = None,
 ) -> list[Work] | None:
-    """Wait for work that a tool has not started yet, and return it. None if the tool does not exist."""
-    has_looked = False
+    """Wait for work that a tool has not started yet, and return it. None if the tool does not exist.
+
+    If another statement has already read that the tool has no work, `idle_since` is a moment before it.
+    """
+    has_looked = idle_since is not None
     beat = access.caller.beat(tool_id)
 
     async def read_state() -> list[Work] | None:
+        return await judge(await service.store.read_one(work.assigned_to, tool_id))
+
+    async def judge(assigned: AssignedWork | None) -> list[Work] | None:
         nonlocal has_looked
-        assigned = await service.store.read_one(work.assigned_to, tool_id)
         if beat.token_hash and (assigned is None or assigned.token_hash != beat.token_hash):
             raise void_token(service, access)
         if has_looked and not (assigned and assigned.items):
@@ -117,7 +135,26 @@ async def next_work(
         key=tool_id,
         read_last=False,
         tool=tool_id if access.acts_as_tool else None,
+        accept=judge,
+        seen=None if idle_since is None else Seen([], idle_since),
     )
+
+
+def hand_over(service: Service, results: Iterable[Assigned]) -> None:
+    """Hand new work over to the requests of this process that wait for it, after the commit."""
+    by_tool: dict[str, AssignedWork] = {}
+    now = time.monotonic()
+    for _, _, new, tool in results:
+        if new is None or tool is None:
+            continue
+        if (assigned := by_tool.get(new.tool_id)) is None:
+            # An offline tool gets no work.
+            assigned = by_tool[new.tool_id] = AssignedWork(
+                [], False, tool.token_hash, tool.lease_seconds, now - tool.began_at
+            )
+        assigned.items.append(new)
+    for tool_id, assigned in by_tool.items():
+        service.waiters.hand_over(TOOL, tool_id, assigned)
 
 
 # An inner function would need memory for each of ten thousand waiting requests.

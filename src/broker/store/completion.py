@@ -125,6 +125,7 @@ relieved_tools as (
     set load = t.load - n.works, changed = pg_current_xact_id()
     from (select tool_id, cast(count(*) as integer) as works from ending group by tool_id) n
     where t.id = n.tool_id and t.id = any(array(select tool_id from ending))
+    returning t.id, t.load = 0 and not t.offline as is_idle
 )"""
 _RENEW = f"""{leases.locked("array(select id from locked_tools)")},
 {leases.renewed("array(select tool_id from ending)")}"""
@@ -141,8 +142,9 @@ _ENDED_WORK = Columns(
 # large, so the statement sorts only their sizes, which new records store.
 _SIZES = "select work_id, bytes + coalesce(octet_length(error), 0) as size from archived"
 END = text(f"""{_END}, {_RENEW}
-select {_ENDED_WORK}, {archive.RECORD}
+select {_ENDED_WORK}, {archive.RECORD}, t.is_idle
 from archived e
+left join relieved_tools t on t.id = e.tool_id
 left join ({bounded(_SIZES, size="size", order="work_id")}) read on read.work_id = e.work_id
 left join lateral (select e.*) a on read.work_id is not null
 """)
@@ -169,10 +171,14 @@ EndingStatus = Literal["ended", "same", "other", "unknown", "void"]
 
 
 class Ended(NamedTuple):
-    """The result of an ending, and the archive record; None for `unknown` and `void`."""
+    """The result of an ending, and the archive record; None for `unknown` and `void`.
+
+    With `is_tool_idle`, the tool is online and had no further work at the time of the ending.
+    """
 
     status: EndingStatus
     record: ArchiveRecord | None
+    is_tool_idle: bool = False
 
 
 @one_statement()
@@ -183,23 +189,29 @@ def complete(connection: SqlConnection, endings: Sequence[Ending]) -> list[Ended
     """
     first = _first(connection, endings)
     records: dict[UUID, ArchiveRecord | None] = {}
+    idle: set[UUID] = set()
     for work, row in _end(connection, END, first):
         columns = archive.RECORD.of(row[len(_ENDED_WORK) :])
+        if row.is_idle:
+            idle.add(work.work_id)
         records[work.work_id] = LATER if columns["work_id"] is None else archive.record(columns)
     statuses = _statuses(connection, endings, first, records.keys())
     if missing := list(first.keys() - records.keys()):
         records |= zip(missing, archive.find(connection, missing), strict=True)
-    return [_ended(status, records[ending.work_id]) for ending, status in zip(endings, statuses, strict=True)]
+    return [
+        _ended(status, records[ending.work_id], is_tool_idle=ending.work_id in idle)
+        for ending, status in zip(endings, statuses, strict=True)
+    ]
 
 
-def _ended(status: EndingStatus, record: ArchiveRecord | None) -> Ended:
+def _ended(status: EndingStatus, record: ArchiveRecord | None, *, is_tool_idle: bool) -> Ended:
     if status in ("unknown", "void"):
         return Ended(status, None)
     # If the record did not fit in the response, the ending runs again and finds the record in the archive.
     if record is LATER:
         return cast("Ended", LATER)
     # An admin may have deleted the record in the meantime.
-    return Ended("unknown" if record is None else status, record)
+    return Ended("unknown" if record is None else status, record, is_tool_idle)
 
 
 @one_statement()

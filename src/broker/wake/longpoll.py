@@ -2,11 +2,18 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from broker.wake.waiters import Waiters
 
 State = TypeVar("State")
+
+
+class Seen(NamedTuple, Generic[State]):
+    """A state that the caller has read already, and a moment of the topic before it did."""
+
+    state: State
+    since: int
 
 
 async def long_poll(
@@ -19,6 +26,8 @@ async def long_poll(
     key: str = "",
     read_last: bool = True,
     disconnected: Callable[[], Awaitable[object]] | None = None,
+    accept: Callable[[Any], Awaitable[State]] | None = None,
+    seen: Seen[State] | None = None,
 ) -> State:
     """Read the state until there is something to return, or the wait times out.
 
@@ -34,19 +43,21 @@ async def long_poll(
         read_last: Whether to read again when the wait times out, because the state may change without a
             notification.
         disconnected: Returns when the client has disconnected.
+        accept: Returns the state for a value that was handed over with `Waiters.hand_over`.
+        seen: Replaces the first read.
 
     Returns:
         The last state.
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
-    with waiters.register(topic, key) as waiter:
+    with waiters.register(topic, key, since=seen.since if seen else None) as waiter:
         watch = None if disconnected is None else asyncio.ensure_future(disconnected())
         if watch is not None:
             watch.add_done_callback(waiter.wake)
         try:
+            state = seen.state if seen else await read_state()
             while True:
-                state = await read_state()
                 remaining = end - loop.time()
                 if until(state) or remaining <= 0 or waiters.released:
                     return state
@@ -54,6 +65,8 @@ async def long_poll(
                 has_left = watch is not None and watch.done()
                 if has_left or waiters.released or not (was_woken or read_last):
                     return state
+                handed = waiter.pop_handed()
+                state = await (read_state() if accept is None or handed is None else accept(handed))
         finally:
             if watch is not None:
                 watch.cancel()

@@ -5,7 +5,7 @@ If each of ten thousand waiting requests polled the database, they would keep it
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 import structlog
 
@@ -16,7 +16,7 @@ from broker.wake.waiters import Waiters
 log = structlog.get_logger(__name__)
 
 #: Returns those of the keys whose waiting requests have something to return.
-FindReadyKeys = Callable[[Sequence[str]], Awaitable[Iterable[str]]]
+FindReadyKeys = Callable[[Sequence[str]], Awaitable[Collection[str]]]
 
 # The time between two sweeps while the listener is down, and after an error.
 _DEAF_SECONDS = 1.0
@@ -63,6 +63,8 @@ class Sweep(BackgroundTask):
 
     async def sweep(self) -> None:
         """Wake all waiting requests that have something to return."""
+        # A request that registers later, since an earlier moment, is in none of the queries.
+        self._waiters.forget_moments()
         for topic, keys in self._waiters.keys().items():
             if (find_ready := self._ready_keys.get(topic)) is None:
                 self._waiters.wake_topic(topic)
