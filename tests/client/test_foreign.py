@@ -16,7 +16,7 @@ from broker.client.response_reader import ForeignResponseError
 from broker.schemas.problems import ERROR_CODES
 from broker.schemas.tasks import Task
 from broker.schemas.tools import Heartbeat
-from tests.client.test_connection import GOOD, pauses, refusal, replying
+from tests.client.test_connection import GOOD, pauses, refusal, replying, route
 from tests.client.test_programs import at_work
 from tests.conftest import Running
 from tests.http.test_openapi import every_error
@@ -24,7 +24,7 @@ from tests.support import api
 from tests.support.cli import run
 from tests.support.processes import names_in
 
-__all__ = ["pauses"]
+__all__ = ["pauses", "route"]
 
 PROBLEM_JSON = "application/problem+json"
 PAGE = "404 page not found"
@@ -121,6 +121,7 @@ def test_the_client_knows_exactly_the_error_codes_of_the_broker() -> None:
     assert {error.code for error in every_error(errors.BrokerError)} == ERROR_CODES
 
 
+@pytest.mark.usefixtures("route")
 @pytest.mark.parametrize(
     "foreign",
     [
@@ -150,6 +151,7 @@ async def test_a_response_of_another_server_is_retried(
     assert f"another server responded: {foreign.status_code}" in caplog.text
 
 
+@pytest.mark.usefixtures("route")
 async def test_the_client_logs_the_response_of_another_server(
     pauses: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -169,6 +171,7 @@ async def test_the_client_logs_the_response_of_another_server(
     ]
 
 
+@pytest.mark.usefixtures("route")
 async def test_the_error_at_the_end_of_patience_describes_the_response_of_another_server(
     pauses: list[float],
 ) -> None:
@@ -177,6 +180,7 @@ async def test_the_error_at_the_end_of_patience_describes_the_response_of_anothe
             await connection.call("GET", "/v1/tasks/a", Task)
 
 
+@pytest.mark.usefixtures("route")
 @pytest.mark.parametrize("status", [307, 308])
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
 async def test_a_redirect_that_keeps_method_and_body_is_followed(status: int, method: str) -> None:
@@ -187,6 +191,7 @@ async def test_a_redirect_that_keeps_method_and_body_is_followed(status: int, me
     assert str(requests[1].url) == "https://broker/v1/there?x=1"
 
 
+@pytest.mark.usefixtures("route")
 async def test_the_key_is_never_sent_to_another_origin() -> None:
     moved = httpx.Response(307, headers={"Location": "http://other/v1/here"})
     async with replying(moved, GOOD, key="secret") as (connection, requests):
@@ -197,6 +202,7 @@ async def test_the_key_is_never_sent_to_another_origin() -> None:
             await connection.call("GET", "/v1/here", int)
 
 
+@pytest.mark.usefixtures("route")
 @pytest.mark.parametrize(
     ("status", "location", "named"),
     [
@@ -221,6 +227,7 @@ async def test_any_other_redirect_raises_an_error_of_one_line_with_the_new_url(
     assert len(requests) <= 6
 
 
+@pytest.mark.usefixtures("route")
 async def test_the_error_of_a_redirect_names_the_new_base_path() -> None:
     moved = httpx.Response(301, headers={"Location": "https://broker/base/v1/tasks/a%20b?x=1"})
     async with replying(moved, url="http://broker/base") as (connection, _):
@@ -228,6 +235,7 @@ async def test_the_error_of_a_redirect_names_the_new_base_path() -> None:
             await connection.call("GET", "/v1/tasks/a%20b", Task)
 
 
+@pytest.mark.usefixtures("route")
 async def test_a_temporary_redirect_after_a_good_response_is_retried(pauses: list[float]) -> None:
     login = httpx.Response(302, headers={"Location": "https://login.example/"})
     async with replying(GOOD, login, login, GOOD) as (connection, requests):

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from broker.client import Assigner, AsyncBroker, AsyncJob, Connection, Job, Tool, ToolLostError
-from broker.client.connection import http_client
 from broker.client.heartbeats import Heartbeats
+from broker.client.http_client import http_client
 from tests.client.test_connection import AWAY, BROKEN, HTML, refusal
 from tests.client.test_programs import at_work
 from tests.conftest import Serve

@@ -12,7 +12,7 @@ import pytest
 from broker.client import Assigner, AsyncBroker, AsyncJob, Executor, Job, ProblemError, TaskFailedError, Tool
 from broker.client.errors import ProxyLimitError
 from broker.schemas.tools import Heartbeat
-from tests.client.test_connection import GOOD, pauses, replying
+from tests.client.test_connection import GOOD, pauses, replying, route
 from tests.client.test_foreign import TOO_LARGE, running_proxy
 from tests.client.test_programs import at_work
 from tests.conftest import Running, Serve
@@ -21,7 +21,7 @@ from tests.support import api
 from tests.support.cli import run
 from tests.support.engines import requires_program
 
-__all__ = ["pauses"]
+__all__ = ["pauses", "route"]
 
 MIB = 2**20
 LARGE = "x" * 2 * MIB
@@ -169,6 +169,7 @@ async def test_the_brokers_own_size_limit_is_handled_like_that_of_a_proxy(serve:
     assert reports == [("large", None), ("small", "x")]
 
 
+@pytest.mark.usefixtures("route")
 async def test_the_limit_of_a_proxy_is_named_without_the_password_in_the_url() -> None:
     async with replying(httpx.Response(413), url="http://user:secret@broker") as (connection, requests):
         with pytest.raises(ProxyLimitError, match="A proxy at http://broker refused") as error:
@@ -177,6 +178,7 @@ async def test_the_limit_of_a_proxy_is_named_without_the_password_in_the_url() -
     assert "secret" not in str(error.value)
 
 
+@pytest.mark.usefixtures("route")
 async def test_a_413_for_a_request_without_a_body_is_retried(pauses: list[float]) -> None:
     good = httpx.Response(200, json={"lease_expires_at": "2026-01-01T00:00:00Z", "cancel": []})
     async with replying(httpx.Response(413), GOOD, good) as (connection, requests):

@@ -5,30 +5,32 @@ import contextlib
 import logging
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Self, TypeVar
 
 import httpx
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from broker.client import tracing
-from broker.client.addresses import parsed, url_of_broker
+from broker.client.addresses import url_of_broker
 from broker.client.encoding import encoded
 from broker.client.errors import ProblemError, SettingError
+from broker.client.http_client import MARGIN_SECONDS, clients
+from broker.client.request import BrokerRequest
 from broker.client.response_reader import ResponseReader, is_of_type
 from broker.client.retrying import describe_error, is_repeatable, retry_after, was_not_received
+from broker.client.server_connection import Reply
 from broker.schemas.problems import Problem
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-HTTPClient = TypeVar("HTTPClient", httpx.Client, httpx.AsyncClient)
+_Headers = httpx.Headers | Sequence[tuple[bytes, bytes]]
 
 _FIRST_DELAY_SECONDS = 0.1
 _LONGEST_DELAY_SECONDS = 10.0
-# The client waits for a response this much longer than the broker may hold the request.
-_MARGIN_SECONDS = 30.0
 # When its patience ends, the client still waits this long for the response to a request that it has sent.
 _LAST_RESPONSE_SECONDS = 2.0
 _RETRIED_STATUSES = {408, 429, 500, 502, 503, 504}
@@ -76,7 +78,8 @@ class Connection:
             )
         self._patience_seconds = patience_seconds
         self._trouble: str | None = None
-        self._http = http_client(self.url, httpx.AsyncClient)
+        self._http, self._transport = clients(self.url)
+        self._base_path = self._http.base_url.raw_path.decode().rstrip("/")
         self.response_reader = ResponseReader(self.url)
         self.use(key or os.environ.get("BROKER_KEY"))
 
@@ -98,6 +101,8 @@ class Connection:
             )
         if key:
             self._http.headers["Authorization"] = f"Bearer {key}"
+        headers = [(b"Host", self._http.base_url.netloc), *self._http.headers.raw]
+        self._common_headers = b"".join(b"%b: %b\r\n" % header for header in headers) + b"\r\n"
 
     @property
     def is_away(self) -> bool:
@@ -147,18 +152,12 @@ class Connection:
             httpx.TransportError: The broker did not respond within `patience_seconds`.
         """
         content = None if json is None else encoded(json)
-        request = self._http.build_request(
-            method,
-            path,
-            params=_parameters(query),
-            content=content,
-            headers={**_HEADERS[is_minimal], **(tracing.current() if trace is None else trace)},
-            timeout=httpx.Timeout(wait + _MARGIN_SECONDS, connect=5),
-        )
+        own_headers = {**_HEADERS[is_minimal], **(tracing.current() if trace is None else trace)}
+        request = BrokerRequest(method, path, query, content, own_headers, wait + MARGIN_SECONDS)
         patience = self._patience_seconds if patience_seconds is UNSET else patience_seconds
         result, headers = await self._send(request, type_, patience, is_repeatable(method, path, content))
         if on_headers is not None:
-            on_headers(headers)
+            on_headers(httpx.Headers(headers))
         return result
 
     @contextlib.asynccontextmanager
@@ -182,7 +181,7 @@ class Connection:
             SettingError: The URL redirects to another one, which the message names.
             httpx.TransportError: The broker did not respond, or the connection was lost.
         """
-        request = self._http.build_request("GET", path, params=_parameters(query))
+        request = BrokerRequest("GET", path, query, None, {}, MARGIN_SECONDS).for_httpx(self._http)
         response = await self._exchange(request, stream=True)
         try:
             if not response.is_success or not is_of_type(response, media_type):
@@ -194,8 +193,8 @@ class Connection:
             await response.aclose()
 
     async def _send(
-        self, request: httpx.Request, type_: type[Result], patience: float | None, is_safe: bool
-    ) -> tuple[Result, httpx.Headers]:
+        self, request: BrokerRequest, type_: type[Result], patience: float | None, is_safe: bool
+    ) -> tuple[Result, _Headers]:
         """Send a request, retry it if that is safe, and return the decoded response and its headers."""
         loop = asyncio.get_running_loop()
         end = None if patience is None else loop.time() + patience
@@ -203,23 +202,25 @@ class Connection:
         while True:
             try:
                 async with asyncio.timeout_at(None if end is None else end + _LAST_RESPONSE_SECONDS):
-                    response = await self._exchange(request)
-                result = self.response_reader.read(request, response, type_)
+                    result, headers = await self._attempt(request, type_, is_safe)
                 if not isinstance(result, Problem):
                     self._note_return()
-                    return result, response.headers
+                    return result, headers
                 is_retried = result.status in _RETRIED_STATUSES and (
                     is_safe or result.status == HTTPStatus.TOO_MANY_REQUESTS
                 )
                 if not is_retried or (end is not None and loop.time() >= end):
                     self._note_return()
                     raise ProblemError(result)
-                trouble, at_least = f"returned status {result.status}", retry_after(response)
+                trouble, at_least = f"returned status {result.status}", retry_after(headers)
             except TimeoutError:
-                raise httpx.ReadTimeout("the broker did not respond in time", request=request) from None
+                raise httpx.ReadTimeout(
+                    "the broker did not respond in time", request=request.for_httpx(self._http)
+                ) from None
             except httpx.TransportError as error:
                 is_retried = is_safe or was_not_received(error)
                 if not is_retried or (end is not None and loop.time() >= end):
+                    error.request = request.for_httpx(self._http)
                     raise
                 trouble, at_least = describe_error(error)
             self._note_trouble(trouble)
@@ -227,6 +228,30 @@ class Connection:
             pause = at_least + delay * random.random()  # noqa: S311
             await asyncio.sleep(pause if end is None else min(pause, max(0.0, end - loop.time())))
             delay = min(2 * delay, _LONGEST_DELAY_SECONDS)
+
+    async def _attempt(
+        self, request: BrokerRequest, type_: type[Result], is_safe: bool
+    ) -> tuple[Result | Problem, _Headers]:
+        """Send a request once, and return the decoded response and its headers."""
+        reply = await self._send_directly(request, is_safe)
+        if reply is not None and reply.content and 200 <= reply.status < 300:
+            # Only httpx decodes compressed content, and only the reader recognizes other servers.
+            with contextlib.suppress(msgspec.MsgspecError):
+                return self.response_reader.decoded(reply.content, type_), reply.headers
+        sent = request.for_httpx(self._http)
+        with _broken_content_is_a_lost_response(sent):
+            response = None if reply is None else reply.for_httpx(sent)
+        if response is None or response.has_redirect_location:
+            # A redirect comes from another server, so the broker has not received the request.
+            response = await self._exchange(sent)
+        return self.response_reader.read(sent, response, type_), response.headers
+
+    async def _send_directly(self, request: BrokerRequest, is_safe: bool) -> Reply | None:
+        """Send a request without httpx, and return the response. Return None if the request needs httpx."""
+        if self._transport is None or (head := request.head(self._base_path, self._common_headers)) is None:
+            return None
+        content = request.content or b""
+        return await self._transport.send(head, content, request.silent_seconds, is_repeatable=is_safe)
 
     async def _exchange(self, request: httpx.Request, *, stream: bool = False) -> httpx.Response:
         """Send a request and follow the redirects that the response reader allows."""
@@ -255,6 +280,8 @@ class Connection:
 
     async def close(self) -> None:
         """Close the connection."""
+        if self._transport is not None:
+            await self._transport.close()
         await self._http.aclose()
 
     async def __aenter__(self) -> Self:
@@ -264,29 +291,6 @@ class Connection:
         await self.close()
 
 
-def http_client(url: str, type_: type[HTTPClient]) -> HTTPClient:
-    """Return an HTTP client for the broker at a URL.
-
-    Args:
-        url: The URL of the broker.
-        type_: The class of the client, synchronous or asynchronous.
-
-    Raises:
-        SettingError: The URL, or an environment variable for proxies or certificates, is not valid.
-    """
-    try:
-        # A proxy cannot reach the loopback addresses of this machine.
-        is_local = parsed(url).host in ("localhost", "127.0.0.1", "::1")
-        return type_(
-            base_url=url,
-            timeout=httpx.Timeout(_MARGIN_SECONDS, connect=5),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-            trust_env=not is_local,
-        )
-    except (httpx.InvalidURL, ValueError, ImportError, OSError) as error:
-        raise SettingError(f"The client cannot connect to {url!r}: {error}") from error
-
-
 @contextlib.contextmanager
 def _broken_content_is_a_lost_response(request: httpx.Request) -> Iterator[None]:
     """Raise a transport error if the content of a response does not match its `Content-Encoding`."""
@@ -294,7 +298,3 @@ def _broken_content_is_a_lost_response(request: httpx.Request) -> Iterator[None]
         yield
     except httpx.DecodingError as error:
         raise httpx.RemoteProtocolError(str(error), request=request) from error
-
-
-def _parameters(query: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {name: value for name, value in (query or {}).items() if value is not None}

@@ -14,8 +14,9 @@ from uuid import UUID
 
 import httpx
 
-from broker.client.connection import Connection, http_client
+from broker.client.connection import Connection
 from broker.client.errors import ProblemError
+from broker.client.http_client import http_client
 from broker.client.job import CALLER
 from broker.client.retrying import retry_after
 from broker.schemas.problems import Problem
@@ -125,7 +126,7 @@ class Heartbeats:
                 self._stopping.set()
                 self._in_loop(self._lose, ProblemError(heartbeat))
             trouble = f"{heartbeat.status} {heartbeat.code}: {heartbeat.detail}"
-            return self._failed(trouble, began, retry_after(response))
+            return self._failed(trouble, began, retry_after(response.headers))
         if self._has_warned:
             log.warning("heartbeats reached the broker at %s again", self._url)
         self._has_warned, self._renewed_at, self._delay = False, time.monotonic(), _FIRST_DELAY_SECONDS

@@ -88,6 +88,16 @@ class ResponseReader:
         self._has_responded = True
         return result
 
+    def decoded(self, content: bytes, type_: type[Result]) -> Result:
+        """Return the broker's response from its content.
+
+        Raises:
+            msgspec.MsgspecError: The content is not of this type.
+        """
+        result = msgspec.json.decode(content, type=type_)
+        self._has_responded = True
+        return result
+
     def problem(self, request: httpx.Request, response: httpx.Response) -> Problem:
         """Return the problem with which the broker refused a request; see `read`."""
         try:

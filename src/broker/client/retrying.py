@@ -1,5 +1,6 @@
 """Decide which requests the client may retry, and how long it waits before a retry."""
 
+from collections.abc import Sequence
 from http import HTTPStatus
 
 import httpx
@@ -44,19 +45,20 @@ def was_not_received(error: httpx.TransportError) -> bool:
     return isinstance(error, _NOT_SENT)
 
 
-def retry_after(response: httpx.Response) -> float:
+def retry_after(headers: httpx.Headers | Sequence[tuple[bytes, bytes]]) -> float:
     """Return the number of seconds that the `Retry-After` header of a response asks to wait.
 
     A date, which some proxies send, counts as 0.
     """
     try:
-        return min(max(0.0, float(response.headers.get("Retry-After", 0))), _LONGEST_RETRY_AFTER_SECONDS)
+        seconds = float(httpx.Headers(headers).get("Retry-After", 0))
     except ValueError:
         return 0.0
+    return min(max(0.0, seconds), _LONGEST_RETRY_AFTER_SECONDS)
 
 
 def describe_error(error: httpx.TransportError) -> tuple[str, float]:
     """Return the reason why a request failed, for people, and the minimum delay in seconds."""
     if isinstance(error, ForeignResponseError):
-        return f"did not respond: {error}", retry_after(error.response)
+        return f"did not respond: {error}", retry_after(error.response.headers)
     return f"could not be reached: {error!r}", 0.0
