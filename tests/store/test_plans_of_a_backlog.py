@@ -377,18 +377,9 @@ def test_a_statement_reads_few_rows(
     assert max((rows_of(node) for node in nodes if "Sort" in node["Node Type"]), default=0) <= FEW
 
 
-# Statements whose best plan depends on their values.
-PLANNED_EACH_TIME = [name for name in STATEMENTS if name.startswith("candidates")]
-PLANNED_EACH_TIME += ["read records", "events of records", "delete old records"]
-# A rare statement, whose cost PostgreSQL 15 overestimates.
-PLANNED_EACH_TIME_BEFORE_16 = ["keep late results"]
-
-
-@pytest.mark.parametrize("name", [name for name in STATEMENTS if name not in PLANNED_EACH_TIME])
+@pytest.mark.parametrize("name", STATEMENTS)
 def test_a_statement_is_planned_once(loop: asyncio.AbstractEventLoop, crowd: Crowd, name: str) -> None:
-    """PostgreSQL must prefer a generic plan even for the smallest sets."""
-    if name in PLANNED_EACH_TIME_BEFORE_16 and crowd.fresh.get_server_version().major < 16:
-        pytest.skip("PostgreSQL 15 plans it each time")
+    """PostgreSQL must use a generic plan even for the smallest sets."""
     loop.run_until_complete(plan_repeatedly(crowd, name))
 
 
