@@ -111,11 +111,15 @@ class Stage:
                 await meter.read_dead_tuples()
 
     @asynccontextmanager
-    async def database(self) -> AsyncIterator[str]:
-        """Yield the URL of a new database. A checkpoint comes first, so that no round delays the next one."""
+    async def database(self, *, migrated: bool = True) -> AsyncIterator[str]:
+        """Yield the URL of a new database. A checkpoint comes first, so that no round delays the next one.
+
+        Args:
+            migrated: Whether the database has the tables of the broker.
+        """
         name = f"bench_{next(_numbers)}"
         try:
-            yield await self._create(name)
+            yield await self._create(name, migrated=migrated)
         finally:
             await execute(self._server, f"drop database {name} with (force)")
 
@@ -131,10 +135,11 @@ class Stage:
     def _server(self) -> str:
         return libpq_url(self._own.url("postgres"))
 
-    async def _create(self, name: str) -> str:
+    async def _create(self, name: str, *, migrated: bool = True) -> str:
         await execute(self._server, f"create database {name}")
         url = self._own.url(name)
-        await migration.migrate(url)
+        if migrated:
+            await migration.migrate(url)
         await execute(self._server, "checkpoint")
         return libpq_url(url)
 

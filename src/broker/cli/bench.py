@@ -18,6 +18,10 @@ from broker.bench import display
 from broker.bench.figures import Measured
 from broker.bench.http import BenchError
 from broker.bench.machine import machine
+from broker.bench.peers.contest import compare
+from broker.bench.peers.peer import PEERS
+from broker.bench.peers.table import comparison_table
+from broker.bench.peers.workloads import WORKLOADS
 from broker.bench.run import LONG, SCENARIOS, run
 from broker.bench.scenarios import Size
 from broker.bench.stage import Stage
@@ -37,7 +41,11 @@ Scenarios ({", ".join(LONG)} run only if you name them):
 Examples:
   broker bench
   broker bench submit drain --rounds 5 --json figures.json
+  broker bench --peers
 """
+_RATIOS = """\
+Medians. A ratio is that of the broker to the peer. With tasks/s, above 1 means that the broker is faster.
+With milliseconds, CPU time and WAL, below 1 means that the broker needs less."""
 
 
 @click.command(epilog=_EPILOG)
@@ -69,6 +77,12 @@ Examples:
     " limits of the machine.  [default: start a service]",
 )
 @click.option(
+    "--peers",
+    is_flag=True,
+    help="Instead of the scenarios, compare the broker with PgQueuer and graphile-worker. Takes about four"
+    " minutes.",
+)
+@click.option(
     "--json",
     "file",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -86,6 +100,7 @@ def bench(
     seconds: float,
     share: float,
     url: str | None,
+    peers: bool,
     file: Path | None,
     folder: Path | None,
 ) -> None:
@@ -99,19 +114,33 @@ def bench(
 
     A second table shows the cost of a task: the CPU time of the service, of PostgreSQL and of the load, the
     bytes in the write-ahead log (WAL), and the dead tuples. CPU time is the most stable figure.
+
+    With `--peers`, the broker and two task queues on PostgreSQL run the same workloads in turn: on the same
+    server, with the same durability, and with the settings that the peers recommend for throughput. The first
+    run installs the peers into `~/.cache/broker/peers`, with pip and npm. If that fails, it skips the peer.
+    The result is a table in Markdown.
     """
+    if peers and (scenarios or url):
+        raise click.UsageError("--peers has its own workloads and services. Omit SCENARIO and --url.")
     _allow_many_connections()
-    names = scenarios or [name for name in SCENARIOS if name not in LONG]
+    names: Sequence[str] = scenarios or [name for name in SCENARIOS if name not in LONG]
+    if peers:
+        names = [workload.name for workload in WORKLOADS]
     console = Console(width=None if sys.stdout.isatty() else 120)
+    size = Size(seconds=seconds, share=share)
     try:
         with sigterm_as_ctrl_c(), _stage(url, folder) as stage:
             facts = machine(stage.postgres_version)
-            measured = _measure(console, stage, names, rounds=rounds, size=Size(seconds=seconds, share=share))
+            if peers:
+                facts |= {peer.name: f"{peer.name} {peer.version}" for peer in PEERS}
+            measured = _measure(console, stage, names, rounds=rounds, size=size, peers=peers)
     except (BenchError, EmbeddedError, OSError, TimeoutError, psutil.Error) as error:
         raise click.ClickException(f"{error or 'The service did not respond in time.'}") from error
-    console.print(display.figures_table(measured, title=", ".join(facts.values())))
-    if (costs := display.costs_table(measured)) is not None:
-        console.print(costs)
+    title = ", ".join(facts.values())
+    if peers:
+        click.echo(f"{title}\n\n{comparison_table(measured, PEERS)}\n\n{_RATIOS}")
+    else:
+        _print_tables(console, measured, title)
     if file is not None:
         file.write_bytes(
             msgspec.json.format(msgspec.json.encode(display.document(measured, facts)), indent=2)
@@ -119,10 +148,17 @@ def bench(
         console.print(f"Wrote the figures of every round to {file}.")
 
 
+def _print_tables(console: Console, measured: Sequence[Measured], title: str) -> None:
+    console.print(display.figures_table(measured, title))
+    if (costs := display.costs_table(measured)) is not None:
+        console.print(costs)
+
+
 def _measure(
-    console: Console, stage: Stage, names: Sequence[str], *, rounds: int, size: Size
+    console: Console, stage: Stage, names: Sequence[str], *, rounds: int, size: Size, peers: bool
 ) -> list[Measured]:
-    columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    description = TextColumn(f"{{task.description:<{max(map(len, names))}}}")
+    columns = (description, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         bars = {name: progress.add_task(name, total=rounds, start=False) for name in names}
 
@@ -130,15 +166,17 @@ def _measure(
             progress.start_task(bars[name])
             progress.update(bars[name], completed=done)
 
-        return run_async_in(
-            uvloop.new_event_loop,
-            run,
-            stage,
-            names,
-            rounds=rounds,
-            size=size,
-            show_progress=show_progress,
-        )
+        def say(text: str) -> None:
+            console.print(text, highlight=False, markup=False)
+
+        async def measure() -> list[Measured]:
+            if peers:
+                return await compare(
+                    stage, PEERS, rounds=rounds, size=size, say=say, show_progress=show_progress
+                )
+            return await run(stage, names, rounds=rounds, size=size, show_progress=show_progress)
+
+        return run_async_in(uvloop.new_event_loop, measure)
 
 
 @contextlib.contextmanager
