@@ -35,8 +35,8 @@ drop table schema_support, assigner, keys, retention_progress, ended_tasks, work
 DROP_FUNCTIONS = """
 drop function notify_keys, notify_accepted, notify_archive, create_archive_partition, notify_work_changed,
     notify_work, take_reports, notify_tasks_changed, notify_tasks, notify_leases, notify_tools_gone,
-    notify_tools_changed, notify_tools, copy_token_to_new_lease, copy_token_to_lease, notify_event,
-    notify_ids, uuid7_floor, uuid7
+    notify_tools_changed, notify_tools, copy_token_to_new_lease, copy_token_to_lease, notify_ids,
+    uuid7_floor, uuid7
 """
 
 

@@ -21,7 +21,7 @@ from broker.schemas.tasks import NewTask
 from broker.schemas.tools import NewTool
 from broker.schemas.work import NewReport
 from broker.settings import Settings, SettingsError
-from broker.store import Store, keys, reports, tasks, tools
+from broker.store import Store, keys, reports, submission, tools
 from tests.access.test_keys import register_tool, wait_for_status
 from tests.conftest import Running, Serve
 from tests.support import steps
@@ -250,15 +250,15 @@ async def test_the_client_accepts_a_key_with_a_line_end_and_hides_an_invalid_key
 
 async def test_a_refused_submission_does_not_affect_others_in_the_same_batch(store: Store) -> None:
     new = NewTask(needs=Raw(b"1"), id="a")
-    await store.many(tasks.submit, [tasks.TaskSubmission(new, "owner", any_owner=False)])
+    await store.many(submission.submit, [submission.TaskSubmission(new, "owner", any_owner=False)])
     results = await steps.run_many(
         store,
-        tasks.submit,
+        submission.submit,
         [
-            tasks.TaskSubmission(new, "owner", any_owner=False),
-            tasks.TaskSubmission(new, "other", any_owner=False),
-            tasks.TaskSubmission(new, "@admin", any_owner=True),
-            tasks.TaskSubmission(new, "other", any_owner=False),
+            submission.TaskSubmission(new, "owner", any_owner=False),
+            submission.TaskSubmission(new, "other", any_owner=False),
+            submission.TaskSubmission(new, "@admin", any_owner=True),
+            submission.TaskSubmission(new, "other", any_owner=False),
         ],
     )
     assert [task is not None for task, _ in results] == [True, False, True, False]

@@ -21,14 +21,10 @@ FILL = f"""
 with value as materialized (
     select json_agg(cast('1e99' as numeric)) as result from generate_series(1, 55000)
 )
-insert into work_archive (work_id, task_id, task, attempt, outcome, result, reports, bytes)
-select uuid7(), 'task-' || n,
-       json_build_object(
-           'id', 'task-' || n, 'needs', 1, 'payload', null, 'priority', 0, 'state', 'running', 'attempt', 0,
-           'max_attempts', 3, 'retry_backoff_seconds', 1, 'timeout_seconds', null, 'not_before', null,
-           'created_at', now(), 'work_id', null, 'remark', null, 'result', null, 'error', null,
-           'ended_at', null),
-       1, 'succeeded', value.result, '[]', octet_length(cast(value.result as text))
+insert into work_archive (work_id, task_id, attempt, outcome, result, reports, bytes, submitted_at, needs,
+                          payload, priority, task_state, task_attempt, max_attempts, retry_backoff_seconds)
+select uuid7(), 'task-' || n, 1, 'succeeded', value.result, '[]', octet_length(cast(value.result as text)),
+       now(), '1', 'null', 0, 'running', 0, 3, 1
 from generate_series(1, {RECORDS}) n, value
 """
 

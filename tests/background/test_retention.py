@@ -7,7 +7,7 @@ import pytest
 
 from broker.background.upkeep import Upkeep
 from broker.errors import Unavailable
-from broker.store import Store, due, tasks
+from broker.store import Store, due, submission
 from broker.store.retention import Retention
 from broker.wake.waiters import Waiters
 from tests.store.test_migrations import PARTITIONS, fetch
@@ -21,9 +21,11 @@ MONTHS = "select create_archive_partition('2019-12-01'), create_archive_partitio
 # Records of tasks a0, a1 and so on, with work that was assigned and ended at these times.
 RECORDS = """
 with made as (
-    insert into work_archive (work_id, task_id, task, attempt, outcome, result, reports, ended_at)
+    insert into work_archive (work_id, task_id, attempt, outcome, result, reports, ended_at, submitted_at,
+                              needs, payload, priority, task_state, task_attempt, max_attempts,
+                              retry_backoff_seconds)
     select cast(left(cast(uuid7_floor($3) as text), 24) || lpad(to_hex(n), 12, '0') as uuid),
-           $1 || n, '{}', 1, 'succeeded', 'null', '[]', $4
+           $1 || n, 1, 'succeeded', 'null', '[]', $4, $4, '1', 'null', 0, 'running', 0, 3, 1
     from generate_series(0, $2 - 1) as n
     returning task_id, work_id
 )
@@ -70,7 +72,7 @@ async def test_old_months_are_dropped_and_their_task_ids_are_free(
     assert not {OLD, OLDER} & await partitions(sql)
     assert await kept(sql) == ["new"]
     # The id of a deleted task is free.
-    [submitted] = await store.many(tasks.submit, [steps.new_task("old7")])
+    [submitted] = await store.many(submission.submit, [steps.new_task("old7")])
     assert submitted.created
 
 

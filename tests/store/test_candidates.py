@@ -16,7 +16,7 @@ from broker.postgres.cluster import EmbeddedPostgres
 from broker.schemas.candidates import Candidates
 from broker.schemas.tasks import TaskRemark
 from broker.schemas.tools import ToolChange
-from broker.store import Store, candidates, due, leases, migration, tasks, tools
+from broker.store import Store, candidates, due, leases, migration, submission, tasks, tools
 from broker.store.pages import seal
 from tests.conftest import Serve, temporary_database
 from tests.support import steps
@@ -211,7 +211,7 @@ async def test_remarks_and_lease_renewals_are_no_change(store: Store, reader: Re
 
 async def test_a_task_is_returned_after_its_transaction_commits(store: Store, reader: Reader) -> None:
     async with steps.OpenTransaction(store) as late:
-        await late.run(tasks.submit, [steps.new_task("late")])
+        await late.run(submission.submit, [steps.new_task("late")])
         await steps.submit(store, "early")
         assert await reader.news() == (["early"], [])
         for _ in range(10):
@@ -224,7 +224,7 @@ async def test_a_task_is_returned_after_its_transaction_commits(store: Store, re
 
 async def test_a_rolled_back_task_is_never_returned(store: Store, reader: Reader) -> None:
     given_up = steps.OpenTransaction(store)
-    await (await given_up.begin()).run(tasks.submit, [steps.new_task("never")])
+    await (await given_up.begin()).run(submission.submit, [steps.new_task("never")])
     assert await reader.news() == NOTHING
     await given_up.roll_back()
     assert await reader.news() == NOTHING
@@ -234,7 +234,7 @@ async def test_a_task_that_commits_during_a_read_is_not_missed(store: Store) -> 
     reader = Reader(store, limit=10)
     await reader.news()
     async with steps.OpenTransaction(store) as late:
-        await late.run(tasks.submit, [steps.new_task("late", priority=9)])
+        await late.run(submission.submit, [steps.new_task("late", priority=9)])
         await steps.submit(store, *(f"{number:02}" for number in range(25)))
         await reader.read()
     await reader.news()
@@ -279,7 +279,7 @@ async def test_a_reader_of_eight_writers_gets_everything_at_most_twice(
                 news += bool((await reader.news())[0])
 
         async with steps.OpenTransaction(store) as late:
-            await late.run(tasks.submit, [steps.new_task("late-1"), steps.new_task("late-2")])
+            await late.run(submission.submit, [steps.new_task("late-1"), steps.new_task("late-2")])
             writers = asyncio.gather(*(write(writer) for writer in range(8)))
             await follow(writers)
             await writers
@@ -323,7 +323,7 @@ class Interleaving:
                 steps.new_task(priority=self.randomness.randrange(-2, 3))
                 for _ in range(self.randomness.randrange(1, 4))
             ]
-            written = await (await writer.begin()).run(tasks.submit, new)
+            written = await (await writer.begin()).run(submission.submit, new)
             self.writers.append((writer, {task.id for task, _ in written}))
 
     async def commit(self) -> None:

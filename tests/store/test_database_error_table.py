@@ -42,7 +42,7 @@ def test_a_cause_is_logged_once_while_it_lasts() -> None:
     troubles = Troubles(lambda: now)
     with structlog.testing.capture_logs() as logs:
         for _ in range(100):
-            troubles.note("tasks.submit", DatabaseTrouble("the disk of the database is full"))
+            troubles.note("submission.submit", DatabaseTrouble("the disk of the database is full"))
             now += 1
         troubles.note("work.start", DatabaseTrouble("the database is out of memory"))
     assert [line["cause"] for line in logs] == [
@@ -54,12 +54,12 @@ def test_a_cause_is_logged_once_while_it_lasts() -> None:
 def test_readiness_names_a_cause_until_the_step_succeeds_or_some_seconds_pass() -> None:
     now = 0.0
     troubles = Troubles(lambda: now)
-    troubles.note("tasks.submit", DatabaseTrouble("one"))
+    troubles.note("submission.submit", DatabaseTrouble("one"))
     troubles.note("work.start", DatabaseTrouble("two"))
     troubles.note("work.report", Locked("three"))
     assert troubles.causes() == ["one", "three", "two"]
     assert troubles.causes(of_service=True) == ["one", "two"]
-    troubles.clear("tasks.submit")
+    troubles.clear("submission.submit")
     assert troubles.causes() == ["three", "two"]
     now = 10.0
     assert troubles.causes() == []

@@ -11,7 +11,7 @@ from sqlalchemy import make_url
 
 from broker.errors import Unavailable
 from broker.settings import Settings
-from broker.store import tasks
+from broker.store import submission
 from broker.store.address import Address, libpq_url
 from broker.wake.listener import TOOL, Listener
 from broker.wake.waiters import Waiters
@@ -175,7 +175,7 @@ async def test_the_broker_leaves_a_primary_that_becomes_read_only(database: str)
             assert driver is not None
             await driver.execute("set default_transaction_read_only = on")
         with pytest.raises(Unavailable):
-            await store.many(tasks.submit, [steps.new_task("b")])
+            await store.many(submission.submit, [steps.new_task("b")])
         # The pool discards that connection, and the next one accepts writes.
         await steps.submit(store, "b")
 

@@ -19,7 +19,7 @@ from broker.errors import (
     Unavailable,
 )
 from broker.settings import Settings
-from broker.store import Store, group_commit, tasks
+from broker.store import Store, group_commit, submission
 from broker.store.group_commit import LATER, GroupCommit
 from tests.conftest import Running, running_broker
 from tests.support import steps as steps_of_store
@@ -470,7 +470,7 @@ async def test_fifty_concurrent_submissions_are_written_and_each_gets_its_task(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     ids = [f"task-{number}" for number in range(50)]
-    received = await asyncio.gather(*(store.one(tasks.submit, new_task(id_)) for id_ in ids))
+    received = await asyncio.gather(*(store.one(submission.submit, new_task(id_)) for id_ in ids))
     assert [(each.task.id, each.created) for each in received] == [(id_, True) for id_ in ids]
     assert await sql.fetch("select id from tasks order by seq") == [(id_,) for id_ in ids]
     transactions = await sql.fetchval("select count(distinct xmin::text) from tasks")
@@ -480,7 +480,7 @@ async def test_fifty_concurrent_submissions_are_written_and_each_gets_its_task(
 async def test_concurrent_submissions_of_one_id_create_one_task(
     store: Store, sql: asyncpg.Connection
 ) -> None:
-    received = await asyncio.gather(*(store.one(tasks.submit, new_task("same")) for _ in range(20)))
+    received = await asyncio.gather(*(store.one(submission.submit, new_task("same")) for _ in range(20)))
     assert sum(each.created for each in received) == 1
     assert {each.task.id for each in received} == {"same"}
     assert await sql.fetchval("select count(*) from tasks") == 1
@@ -491,7 +491,7 @@ async def test_a_value_that_postgresql_refuses_does_not_affect_other_submissions
 ) -> None:
     # The API would refuse this value. The store passes it on.
     new = {f"task-{number}": Raw(b"1") for number in range(20)} | {"task-7": Raw(b'"\xff"')}
-    calls = (store.one(tasks.submit, new_task(id_, payload=payload)) for id_, payload in new.items())
+    calls = (store.one(submission.submit, new_task(id_, payload=payload)) for id_, payload in new.items())
     received = dict(zip(new, await asyncio.gather(*calls, return_exceptions=True), strict=True))
     assert isinstance(received.pop("task-7"), BadRequest)
     assert [each.task.id for each in received.values()] == list(received)
@@ -547,7 +547,7 @@ async def test_a_slow_item_does_not_affect_independent_items(database: str, sql:
     async with steps_of_store.open_store(database, timeout_seconds=0.5) as store:
         ids = ["one", "slow", "two"]
         with pytest.raises(TooSlow):
-            await store.each(tasks.submit, [new_task(id_) for id_ in ids])
+            await store.each(submission.submit, [new_task(id_) for id_ in ids])
     assert {row["id"] for row in await sql.fetch("select id from tasks")} == {"one", "two"}
 
 

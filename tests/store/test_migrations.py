@@ -13,7 +13,16 @@ from sqlalchemy import make_url
 
 import broker
 from broker.schemas.candidates import Pair
-from broker.store import Store, assignment, completion, migration, retention, schema_version, tasks
+from broker.store import (
+    Store,
+    assignment,
+    completion,
+    migration,
+    retention,
+    schema_version,
+    submission,
+    tasks,
+)
 from broker.store.address import Address
 from tests import ROOT
 from tests.conftest import run_sql
@@ -348,7 +357,7 @@ async def test_a_changed_column_of_prepared_statements_fails_no_request(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     async def live(name: str) -> None:
-        await store.one(tasks.submit, steps.new_task(name))
+        await store.one(submission.submit, steps.new_task(name))
         made = await store.one(assignment.assign, Pair(task_id=name, tool_id="tool"))
         assert made.work is not None
         await store.one(completion.complete, steps.new_ending(made.work.id))

@@ -24,6 +24,7 @@ from broker.store import (
     keys,
     leases,
     migration,
+    submission,
     tasks,
     tools,
     work,
@@ -309,7 +310,7 @@ async def test_steps_without_effect_notify_nobody(store: Store, notifications: N
 
 async def test_a_rolled_back_transaction_notifies_nobody(store: Store, notifications: Notifications) -> None:
     given_up = steps.OpenTransaction(store)
-    await (await given_up.begin()).run(tasks.submit, [steps.new_task("a")])
+    await (await given_up.begin()).run(submission.submit, [steps.new_task("a")])
     await given_up.roll_back()
     assert await notifications.since() == []
 
@@ -336,7 +337,7 @@ async def test_a_transaction_of_many_steps_notifies_assigners_once(
 ) -> None:
     async with steps.OpenTransaction(store) as held:
         for number in range(20):
-            await held.run(tasks.submit, [steps.new_task(f"{number}")])
+            await held.run(submission.submit, [steps.new_task(f"{number}")])
     assert await notifications.since() == [(CANDIDATES, "*")]
 
 

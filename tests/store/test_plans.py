@@ -11,7 +11,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.schemas.candidates import Pair
-from broker.store import Store, assignment, completion, locks, tasks
+from broker.store import Store, assignment, completion, locks, submission
 from tests.support import steps
 
 MANY = 1_000
@@ -26,7 +26,7 @@ async def emptied_queue(store: Store, sql: asyncpg.Connection) -> Store:
         made = await steps.add_assigned_work(store, f"w{number}", "t")
         await steps.complete(store, made.id)
     await sql.execute("analyze")
-    await store.many(tasks.submit, [steps.new_task(id_) for id_ in IDS])
+    await store.many(submission.submit, [steps.new_task(id_) for id_ in IDS])
     return store
 
 
@@ -43,7 +43,7 @@ async def test_submitting_a_set_has_linear_cost(emptied_queue: Store) -> None:
         "created_by": [None] * MANY,
         "trace_context": [None] * MANY,
     }
-    assert await discarded_rows(emptied_queue, tasks.SUBMIT, values) < MANY
+    assert await discarded_rows(emptied_queue, submission.SUBMIT, values) < MANY
 
 
 async def test_assigning_a_set_has_linear_cost(emptied_queue: Store) -> None:

@@ -39,6 +39,7 @@ from broker.store import (
     ownership,
     reports,
     retention,
+    submission,
     tasks,
     tools,
     work,
@@ -68,11 +69,8 @@ insert into tasks (id, needs, payload, priority, state, due_at, max_attempts, re
 select kind || number, '1', '2', 0, case kind when 'due-' then 'scheduled' else 'available' end,
        case kind when 'due-' then now() - interval '1 minute' end, 3, 1
 from generate_series(1, {SET}) as number, unnest(array['free-', 'busy-', 'due-']) as kind;
-with taken as (
-    update tasks set state = 'assigned', work_id = uuid7() where id like 'busy-%' returning id, work_id
-)
 insert into work (id, task_id, tool_id, attempt)
-select work_id, id, replace(id, 'busy', 'tool'), 1 from taken;
+select uuid7(), id, replace(id, 'busy', 'tool'), 1 from tasks where id like 'busy-%';
 update tools set load = 1;
 -- Tasks and records of a key.
 update tasks set created_by = 'somebody' where seq % 10000 = 7 and seq > 100000;
@@ -150,9 +148,9 @@ def late(crowd: Crowd) -> dict[str, Any]:
 
 
 STATEMENTS: dict[str, tuple[TextClause, Any]] = {
-    "submit": (tasks.SUBMIT, SUBMITTED),
-    "submit, briefly": (tasks.SUBMIT_BRIEFLY, SUBMITTED),
-    "submit ended tasks": (tasks.DELETE_ENDED, {"ids": ENDED}),
+    "submit": (submission.SUBMIT, SUBMITTED),
+    "submit with ids": (submission.SUBMIT_WITH_IDS, SUBMITTED),
+    "submit ended tasks": (submission.DELETE_ENDED, {"ids": ENDED}),
     "candidates, the first page": (candidates.WALK_TASKS, lambda c: reading(c) | {"rank": -32769, "seq": -1}),
     "candidates, in the middle": (candidates.WALK_TASKS, lambda c: reading(c) | {"rank": -5, "seq": 200_000}),
     "candidates, tools": (candidates.WALK_TOOLS, lambda c: reading(c) | {"id": ""}),
@@ -196,6 +194,7 @@ STATEMENTS: dict[str, tuple[TextClause, Any]] = {
     "owners of tools": (ownership.TOOLS, {"ids": TOOLS}),
     "owners of work": (ownership.WORKS, lambda c: {"ids": c.work_ids + c.archived_ids}),
     "read records": (archive.FIND, lambda c: {"ids": c.archived_ids}),
+    "lock tasks to delete": (ended_tasks.LOCK, {"ids": FREE}),
     "delete tasks": (ended_tasks.RECORD_DELETED, {"ids": FREE}),
     "due tasks": (due.DUE_TASKS, {"batch": SET, "skipped": []}),
     "offer due tasks": (due.MAKE_AVAILABLE, {"ids": FREE}),
@@ -210,6 +209,7 @@ STATEMENTS: dict[str, tuple[TextClause, Any]] = {
     "next expired lease": (due.LEASES_NEXT, {"skipped": []}),
     "retry": (tasks.RETRY, {"ids": FREE}),
     "keep late results": (ended_work.KEEP_LATE, late),
+    "lock records to accept": (acceptance.LOCK, lambda c: {"ids": c.archived_ids}),
     "accept": (acceptance.ACCEPT, lambda c: {"ids": c.archived_ids}),
     "explain": (explanation.FACTS, {"id": FREE[0]}),
     "events of work": (events.WORKS, lambda c: {"ids": c.work_ids + c.archived_ids}),

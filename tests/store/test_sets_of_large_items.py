@@ -11,7 +11,17 @@ import pytest
 from msgspec import Raw
 
 from broker.schemas.candidates import Pair
-from broker.store import Store, archive, assignment, cancellation, candidates, completion, tasks, work
+from broker.store import (
+    Store,
+    archive,
+    assignment,
+    cancellation,
+    candidates,
+    completion,
+    submission,
+    tasks,
+    work,
+)
 from broker.store.assignment import WaitingPair
 from broker.store.cancellation import Cancellation
 from broker.store.group_commit import LATER
@@ -156,7 +166,7 @@ async def test_a_brief_assignment_reads_only_awaited_work_that_fits(store: Store
 async def test_repeated_submissions_of_large_tasks_take_turns(store: Store) -> None:
     await made(store)
     again = [steps.new_task(name) for name in NAMES]
-    results = await shared(store, tasks.submit, again, reads=False)
+    results = await shared(store, submission.submit, again, reads=False)
     assert [(task.id, created) for task, created in results] == [(name, False) for name in NAMES]
 
 

@@ -22,7 +22,18 @@ from broker.schemas.tasks import NewTask, Task
 from broker.schemas.tools import NewTool, ToolStatus
 from broker.schemas.values import NULL
 from broker.schemas.work import NewReport, Report, Work
-from broker.store import Store, archive, assignment, completion, deletion, reports, tasks, tools, work
+from broker.store import (
+    Store,
+    archive,
+    assignment,
+    completion,
+    deletion,
+    reports,
+    submission,
+    tasks,
+    tools,
+    work,
+)
 from broker.store.address import libpq_url
 from broker.store.completion import Ending
 from broker.store.database_errors import RetryTransaction
@@ -45,10 +56,9 @@ INVARIANTS = {
     "a tool that is offline has no work": "select id from tools where offline and load > 0",
     "every tool has a lease": """
         select t.id from tools t left join tool_leases l on l.tool_id = t.id where l.tool_id is null""",
-    "a task is assigned exactly when it has work, and to that work": """
-        select t.id, t.state, t.work_id, w.id from tasks t full join work w on w.task_id = t.id
-        where t.id is null or (t.state = 'assigned') <> (w.id is not null)
-           or t.work_id is distinct from w.id""",
+    "work belongs to a task that is neither scheduled nor failed": """
+        select w.id, t.state from work w left join tasks t on t.id = w.task_id
+        where t.state is distinct from 'available'""",
     "a task is live or ended, never both": "select id from tasks join ended_tasks on task_id = id",
     "an ended task has a last record with its outcome": """
         select e.task_id, a.outcome from ended_tasks e left join work_archive a on a.work_id = e.work_id
@@ -232,13 +242,13 @@ async def run_many(store: Store, step: Step[Item, Result], items: Sequence[Item]
                 raise
 
 
-def new_task(id_: str | None = None, **fields: Any) -> tasks.TaskSubmission:
-    return tasks.TaskSubmission(NewTask(**{"needs": Raw(b"{}"), "id": id_} | fields))
+def new_task(id_: str | None = None, **fields: Any) -> submission.TaskSubmission:
+    return submission.TaskSubmission(NewTask(**{"needs": Raw(b"{}"), "id": id_} | fields))
 
 
 async def submit(store: Store, *ids: str, **fields: Any) -> list[Task]:
     """Submit tasks with these ids and the same fields."""
-    submitted = await run_many(store, tasks.submit, [new_task(id_, **fields) for id_ in ids])
+    submitted = await run_many(store, submission.submit, [new_task(id_, **fields) for id_ in ids])
     return [task for task, _ in submitted if task is not None]
 
 

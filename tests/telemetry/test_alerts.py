@@ -75,18 +75,18 @@ CASES: dict[str, tuple[Series, Series]] = {
     ),
     "BrokerDatabaseSlow": (
         {
-            f'broker_group_commit_seconds_bucket{{{OF},step="tasks.submit",le="1"}}': "0x60",
-            f'broker_group_commit_seconds_bucket{{{OF},step="tasks.submit",le="2.5"}}': "0+60x60",
-            f'broker_group_commit_seconds_bucket{{{OF},step="tasks.submit",le="+Inf"}}': "0+60x60",
+            f'broker_group_commit_seconds_bucket{{{OF},step="submission.submit",le="1"}}': "0x60",
+            f'broker_group_commit_seconds_bucket{{{OF},step="submission.submit",le="2.5"}}': "0+60x60",
+            f'broker_group_commit_seconds_bucket{{{OF},step="submission.submit",le="+Inf"}}': "0+60x60",
         },
         {
-            f'broker_group_commit_seconds_bucket{{{OF},step="tasks.submit",le="0.01"}}': "0+60x60",
-            f'broker_group_commit_seconds_bucket{{{OF},step="tasks.submit",le="+Inf"}}': "0+60x60",
+            f'broker_group_commit_seconds_bucket{{{OF},step="submission.submit",le="0.01"}}': "0+60x60",
+            f'broker_group_commit_seconds_bucket{{{OF},step="submission.submit",le="+Inf"}}': "0+60x60",
         },
     ),
     "BrokerWritesQueue": (
-        {f'broker_group_commit_waiting{{{OF},step="tasks.submit"}}': "5000x60"},
-        {f'broker_group_commit_waiting{{{OF},step="tasks.submit"}}': "64x60"},
+        {f'broker_group_commit_waiting{{{OF},step="submission.submit"}}': "5000x60"},
+        {f'broker_group_commit_waiting{{{OF},step="submission.submit"}}': "64x60"},
     ),
     "BrokerConnectionPoolFull": (
         {

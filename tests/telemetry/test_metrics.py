@@ -159,7 +159,7 @@ async def test_the_items_of_a_transaction_are_counted(http: httpx.AsyncClient) -
     before = await read(http)
     await add_task(http)
     after = await read(http)
-    step = "tasks.submit"
+    step = "submission.submit"
     assert since(before, after, "broker_group_commit_set_size_count", step) == 1
     assert since(before, after, "broker_group_commit_set_size_sum", step) == 1
     assert since(before, after, "broker_group_commit_seconds_count", step) == 1

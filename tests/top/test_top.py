@@ -201,13 +201,13 @@ async def test_a_snapshot_of_two_thousand_tools_needs_four_requests(
     )
     await sql.execute(
         "insert into tasks"
-        " (id, needs, payload, priority, state, max_attempts, retry_backoff_seconds, work_id)"
-        " select tools.id || '-' || number, '1', '2', 0, 'assigned', 3, 1, uuid7()"
+        " (id, needs, payload, priority, state, max_attempts, retry_backoff_seconds)"
+        " select tools.id || '-' || number, '1', '2', 0, 'available', 3, 1"
         " from tools, generate_series(1, 9) number order by tools.id, number"
     )
     await sql.execute(
         "insert into work (id, task_id, tool_id, attempt, state, started_at)"
-        " select work_id, id, left(id, 9), 1, 'running', now() from tasks"
+        " select uuid7(), id, left(id, 9), 1, 'running', now() from tasks"
     )
     await sql.execute(
         "insert into work_reports (work_id, message, data) select id, task_id, 'null' from work"

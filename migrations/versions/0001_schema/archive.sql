@@ -5,10 +5,8 @@
 create table work_archive (
     work_id uuid primary key,
     task_id text collate "C" not null,
+    -- Null if the task ended without work. Then the columns of the tool and of the assignment are null, too.
     tool_id text collate "C",
-    -- As json, because two payloads or results of the maximum size do not fit into one jsonb.
-    task json not null,
-    tool json,
     attempt integer not null,
     outcome text not null
         check (outcome in ('succeeded', 'failed', 'cancelled', 'released', 'lost', 'timed_out')),
@@ -28,10 +26,33 @@ create table work_archive (
     -- The names of the keys that submitted the task and that registered the tool.
     created_by text,
     registered_by text,
-    -- A copy of the time in task. The column task may be very large, because it has the payload.
-    submitted_at timestamptz,
+    -- When the task was submitted.
+    submitted_at timestamptz not null,
     -- When the task could first run: when it was submitted, or its not_before.
     waiting_since timestamptz,
+    -- The task as it was when the work ended.
+    needs jsonb not null,
+    payload json not null,
+    priority smallint not null,
+    task_state text not null,
+    task_attempt integer not null,
+    max_attempts integer not null,
+    retry_backoff_seconds double precision not null,
+    timeout_seconds double precision,
+    not_before timestamptz,
+    remark text,
+    task_result json,
+    task_error text,
+    task_ended_at timestamptz,
+    -- The tool as it was when the work ended.
+    skills jsonb,
+    capacity integer,
+    load integer,
+    tool_state text,
+    lease_seconds double precision,
+    lease_expires_at timestamptz,
+    registered_at timestamptz,
+    seen_at timestamptz,
     -- As in tools.
     bytes bigint
 ) partition by range (work_id);
@@ -99,10 +120,13 @@ $$;
 
 create function notify_archive() returns trigger language plpgsql as $$
     begin
-        perform notify_ids('broker_work', array(
-            select cast(work_id as text) from new_rows where tool_id is not null));
-        perform notify_ids('broker_task', array(
-            select task_id from new_rows where outcome in ('succeeded', 'cancelled')));
+        perform notify_ids('broker_work', n.works), notify_ids('broker_task', n.tasks)
+        from (select string_agg(cast(work_id as text), ',') filter (where tool_id is not null) as works,
+                     string_agg(task_id, ',') filter (where outcome in ('succeeded', 'cancelled')) as tasks
+              from new_rows) n;
+        return null;
+    exception when others then
+        raise warning 'no notification of % on %: %', tg_op, tg_table_name, sqlerrm;
         return null;
     end
 $$;
@@ -113,9 +137,13 @@ for each statement execute function notify_archive();
 -- An accepted late result ends the task.
 create function notify_accepted() returns trigger language plpgsql as $$
     begin
-        perform notify_ids('broker_task', array(
-            select n.task_id from new_rows n join old_rows o using (work_id)
+        perform notify_ids('broker_task', (
+            select string_agg(n.task_id, ',')
+            from new_rows n join old_rows o using (work_id)
             where n.outcome = 'succeeded' and o.outcome <> 'succeeded'));
+        return null;
+    exception when others then
+        raise warning 'no notification of % on %: %', tg_op, tg_table_name, sqlerrm;
         return null;
     end
 $$;

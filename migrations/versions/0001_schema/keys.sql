@@ -17,7 +17,7 @@ create unique index keys_in_use on keys (name) where revoked_at is null;
 -- Open event streams check whether their key is still valid.
 create function notify_keys() returns trigger language plpgsql as $$
     begin
-        perform notify_event('key', '{*}');
+        perform notify_ids('broker_events', '*', 'key ');
         return null;
     end
 $$;

@@ -9,27 +9,13 @@
 --   broker_events      other changes, for the event stream: a kind and its ids
 --
 -- A payload has less than 8,000 bytes. If the ids do not fit, the payload is a star, and every request that
--- waits on the channel reads again. If pg_notify raises an error, the write that caused the notification
--- still succeeds.
+-- waits on the channel reads again. PostgreSQL sends equal notifications of a transaction once.
+--
+-- A trigger fires once for each statement and runs one query, because a query takes longer than a row. If a
+-- notification fails, the write that caused it still succeeds.
 
--- Send ids, after a prefix, to a channel. Without ids, do nothing.
-create function notify_ids(channel text, ids text[], prefix text default '') returns void language plpgsql as $$
-    declare
-        payload text := array_to_string(ids, ',');
-    begin
-        if cardinality(ids) > 0 then
-            perform pg_notify(channel,
-                prefix || case when octet_length(payload) <= 7000 then payload else '*' end);
-        end if;
-    exception when others then
-        raise warning 'no notification on %: %', channel, sqlerrm;
-    end
-$$;
-
--- Notify the event stream of changes that no other channel reports. A statement that writes many rows sends a
--- star, after which subscribers read everything again. This saves collecting ids that would not fit.
-create function notify_event(kind text, ids text[]) returns void language plpgsql as $$
-    begin
-        perform notify_ids('broker_events', ids, kind || ' ');
-    end
+-- Send comma-separated ids, after a prefix, to a channel. If they are null, do nothing.
+create function notify_ids(channel text, ids text, prefix text default '') returns void language sql as $$
+    select case when ids is not null then
+        pg_notify(channel, prefix || case when octet_length(ids) <= 7000 then ids else '*' end) end
 $$;

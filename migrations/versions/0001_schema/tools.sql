@@ -60,10 +60,12 @@ for each row execute function copy_token_to_new_lease();
 
 create function notify_tools() returns trigger language plpgsql as $$
     begin
-        if exists (select from new_rows where available) then
-            perform notify_ids('broker_candidates', '{*}');
-        end if;
-        perform notify_event('tool', array(select id from new_rows));
+        perform notify_ids('broker_candidates', case when n.are_available then '*' end),
+                notify_ids('broker_events', n.ids, 'tool ')
+        from (select bool_or(available) as are_available, string_agg(id, ',') as ids from new_rows) n;
+        return null;
+    exception when others then
+        raise warning 'no notification of % on %: %', tg_op, tg_table_name, sqlerrm;
         return null;
     end
 $$;
@@ -75,18 +77,16 @@ for each statement execute function notify_tools();
 -- leases of offline tools, so notify it when a tool comes back.
 create function notify_tools_changed() returns trigger language plpgsql as $$
     begin
-        if exists (select from new_rows n join old_rows o using (id)
-                   where n.available and n.changed <> o.changed) then
-            perform notify_ids('broker_candidates', '{*}');
-        end if;
-        if exists (select from new_rows n join old_rows o using (id) where n.load = o.load) then
-            perform notify_event('tool', array(
-                select id from new_rows n join old_rows o using (id) where n.load = o.load));
-            if exists (select from new_rows n join old_rows o using (id)
-                       where o.offline and not n.offline) then
-                perform notify_ids('broker_upkeep', '{tools}');
-            end if;
-        end if;
+        perform notify_ids('broker_candidates', case when c.are_available then '*' end),
+                notify_ids('broker_upkeep', case when c.are_back then 'tools' end),
+                notify_ids('broker_events', c.ids, 'tool ')
+        from (select bool_or(n.available and n.changed <> o.changed) as are_available,
+                     bool_or(o.offline and not n.offline) as are_back,
+                     string_agg(id, ',') filter (where n.load = o.load) as ids
+              from new_rows n join old_rows o using (id)) c;
+        return null;
+    exception when others then
+        raise warning 'no notification of % on %: %', tg_op, tg_table_name, sqlerrm;
         return null;
     end
 $$;
@@ -97,7 +97,10 @@ for each statement execute function notify_tools_changed();
 
 create function notify_tools_gone() returns trigger language plpgsql as $$
     begin
-        perform notify_ids('broker_tool', array(select id from old_rows));
+        perform notify_ids('broker_tool', (select string_agg(id, ',') from old_rows));
+        return null;
+    exception when others then
+        raise warning 'no notification of % on %: %', tg_op, tg_table_name, sqlerrm;
         return null;
     end
 $$;
@@ -109,7 +112,10 @@ for each statement execute function notify_tools_gone();
 -- least once within the shortest lease.
 create function notify_leases() returns trigger language plpgsql as $$
     begin
-        perform notify_ids('broker_upkeep', '{tools}');
+        perform notify_ids('broker_upkeep', 'tools');
+        return null;
+    exception when others then
+        raise warning 'no notification of % on %: %', tg_op, tg_table_name, sqlerrm;
         return null;
     end
 $$;

@@ -48,6 +48,9 @@ create table work_reports (
 create function take_reports(work_ids uuid[]) returns table (of_work uuid, reports json)
 language plpgsql volatile as $$
     begin
+        if work_ids = '{}' then
+            return;
+        end if;
         return query
         with taken as (
             delete from work_reports r where r.work_id = any(work_ids) returning r.*
@@ -62,15 +65,19 @@ language plpgsql volatile as $$
     end
 $$;
 
--- Upkeep runs at least every 30 s. Notify it of earlier deadlines.
+-- Upkeep runs at least every 30 s. Notify it of earlier deadlines. See notify_tasks for the event stream.
 create function notify_work() returns trigger language plpgsql as $$
     begin
-        perform notify_ids('broker_tool', array(select distinct tool_id from new_rows));
-        if exists (select from new_rows where deadline_at < now() + interval '30 s') then
-            perform notify_ids('broker_upkeep', '{work}');
-        end if;
-        perform notify_event('work', case when (select count(*) from new_rows) > 50 then '{*}'
-                                          else array(select cast(id as text) from new_rows) end);
+        perform notify_ids('broker_tool', n.tools),
+                notify_ids('broker_upkeep', case when n.are_due then 'work' end),
+                notify_ids('broker_events', n.ids, 'work ')
+        from (select string_agg(distinct tool_id, ',') as tools,
+                     bool_or(deadline_at < now() + interval '30 s') as are_due,
+                     case when count(*) > 50 then '*' else string_agg(cast(id as text), ',') end as ids
+              from new_rows) n;
+        return null;
+    exception when others then
+        raise warning 'no notification of % on %: %', tg_op, tg_table_name, sqlerrm;
         return null;
     end
 $$;
@@ -80,12 +87,14 @@ for each statement execute function notify_work();
 
 create function notify_work_changed() returns trigger language plpgsql as $$
     begin
-        perform notify_ids('broker_work', array(
-            select cast(n.id as text) from new_rows n join old_rows o using (id)
-            where n.version <> o.version));
-        if exists (select from new_rows where deadline_at < now() + interval '30 s') then
-            perform notify_ids('broker_upkeep', '{work}');
-        end if;
+        perform notify_ids('broker_work', c.ids),
+                notify_ids('broker_upkeep', case when c.are_due then 'work' end)
+        from (select string_agg(cast(id as text), ',') filter (where n.version <> o.version) as ids,
+                     bool_or(n.deadline_at < now() + interval '30 s') as are_due
+              from new_rows n join old_rows o using (id)) c;
+        return null;
+    exception when others then
+        raise warning 'no notification of % on %: %', tg_op, tg_table_name, sqlerrm;
         return null;
     end
 $$;

@@ -28,7 +28,7 @@ from broker.schemas.tasks import (
 )
 from broker.schemas.values import Nothing
 from broker.service import Service
-from broker.store import deletion, tasks
+from broker.store import deletion, submission, tasks
 from broker.store.explanation import explain as explanation_of
 from broker.store.replica_reads import read_page
 from broker.trace_context import TraceContext
@@ -64,9 +64,9 @@ class TasksController(Controller):
         If a task with this id exists, live or in the archive, the broker changes nothing and returns that
         task with 200. So a submission with an `id` is safe to repeat.
         """
-        submission = _submission(data, access, trace_context)
+        new = _submission(data, access, trace_context)
         size = len(data.needs) + len(data.payload)
-        submitted = await service.store.one(tasks.submit, submission, size=size)
+        submitted = await service.store.one(submission.submit, new, size=size)
         if submitted.task is None:
             raise Forbidden("Another key has submitted a task with this id. Choose another id.")
         status = HTTP_201_CREATED if submitted.created else HTTP_200_OK
@@ -85,7 +85,7 @@ class TasksController(Controller):
         The broker writes all of them or none. Tasks whose ids exist already do not change.
         """
         submissions = [_submission(task, access, trace_context) for task in data.items]
-        results = await service.store.many(tasks.submit_briefly, submissions)
+        results = await service.store.many(submission.submit_briefly, submissions)
         return SubmittedTasks(
             items=[
                 SubmittedTask(id=id_, status="created" if created else "exists") for id_, created in results
@@ -233,8 +233,10 @@ class TasksController(Controller):
         )
 
 
-def _submission(task: NewTask, access: Access, trace_context: TraceContext | None) -> tasks.TaskSubmission:
-    return tasks.TaskSubmission(task, access.caller.key, access.key is None, trace_context)
+def _submission(
+    task: NewTask, access: Access, trace_context: TraceContext | None
+) -> submission.TaskSubmission:
+    return submission.TaskSubmission(task, access.caller.key, access.key is None, trace_context)
 
 
 async def _read(

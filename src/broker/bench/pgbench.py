@@ -14,7 +14,7 @@ from broker.bench.http import BenchError
 from broker.bench.stage import Stage
 from broker.bench.work import NEEDS, task
 from broker.schemas.limits import MOST_ON_PAGE
-from broker.store import assignment, candidates, completion, tasks, work
+from broker.store import assignment, candidates, completion, submission, work
 from broker.store.connections import SETTINGS
 
 _TPS = re.compile(r"tps = ([0-9.]+)")
@@ -23,8 +23,7 @@ _TPS = re.compile(r"tps = ([0-9.]+)")
 _CANDIDATES = MOST_ON_PAGE + 1
 
 # The statements of the service.
-_SUBMIT = tasks.SUBMIT.text
-_SUBMIT_BRIEFLY = tasks.SUBMIT_BRIEFLY.text
+_SUBMIT = submission.SUBMIT.text
 _SNAPSHOT = candidates.SNAPSHOT.text
 _NEW_TASKS = candidates.NEW_TASKS.text
 _NEW_TOOLS = candidates.NEW_TOOLS.text
@@ -55,7 +54,7 @@ def life_cycle(number: int) -> str:
         _arguments(number),
         # The assigner's cursor.
         _gset("select cast(pg_current_snapshot() as text) as seen", number),
-        _statement(_SUBMIT if is_single else _SUBMIT_BRIEFLY),
+        _statement(_SUBMIT),
         f"\\set limit {_CANDIDATES}\n",
         _gset(_SNAPSHOT, number),
         _statement(_NEW_TASKS),

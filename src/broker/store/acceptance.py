@@ -10,30 +10,34 @@ from broker.schemas.archive import ArchiveRecord
 from broker.store import archive, rows
 from broker.store.group_commit import LATER
 from broker.store.sql_connection import SqlConnection
-from broker.store.steps import one_statement
 
-# If a task has two late results, the statement accepts the first. When the records of a task are deleted, a
-# new task may have its id. So a result counts only for a task that was submitted at the record's time.
-ACCEPT = text(f"""
+# Without these locks, the task could get work while the next statement runs.
+LOCK = text("""
 with locked_records as materialized (
-    select work_id, task_id, outcome, late, attempt, cast(task ->> 'created_at' as timestamptz) as created_at
+    select work_id, task_id
     from work_archive
     where work_id = any(cast(:ids as uuid[]))
     order by work_id
     for update
-),
-locked_tasks as materialized (
-    select id, state, attempt, created_at
-    from tasks
-    where id = any(array(select task_id from locked_records))
-    order by id
-    for update
+)
+select id from tasks where id = any(array(select task_id from locked_records)) order by id for update
+""")
+
+# If a task has two late results, the statement accepts the first. When the records of a task are deleted, a
+# new task may have its id. So a result counts only for a task that was submitted at the record's time.
+ACCEPT = text(f"""
+with records as materialized (
+    select work_id, task_id, outcome, late, attempt, submitted_at
+    from work_archive
+    where work_id = any(cast(:ids as uuid[]))
 ),
 acceptable as materialized (
     select distinct on (r.task_id) r.task_id, r.work_id, r.late, greatest(t.attempt, r.attempt) as attempt
-    from locked_records r
-    join locked_tasks t on t.id = r.task_id and t.created_at = r.created_at
-    where r.outcome <> 'succeeded' and r.late is not null and t.state <> 'assigned'
+    from records r
+    join tasks t
+      on t.id = r.task_id and t.created_at = r.submitted_at
+     and t.id = any(array(select task_id from records))
+    where r.outcome <> 'succeeded' and r.late is not null and {rows.without_work("t")}
     order by r.task_id, array_position(cast(:ids as uuid[]), r.work_id)
 ),
 accepted as (
@@ -59,13 +63,14 @@ class Accepted(NamedTuple):
     record: ArchiveRecord | None
 
 
-@one_statement()
 def accept(connection: SqlConnection, work_ids: Sequence[UUID]) -> list[Accepted]:
     """Accept late results as those of their tasks, and return the status of each.
 
     For a result that was accepted before, the status is `accepted` again.
     """
-    connection.execute(ACCEPT, {"ids": list(work_ids)})
+    ids = list(work_ids)
+    connection.execute(LOCK, {"ids": ids})
+    connection.execute(ACCEPT, {"ids": ids})
     return [record if record is LATER else _accepted(record) for record in archive.find(connection, work_ids)]
 
 

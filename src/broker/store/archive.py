@@ -10,6 +10,8 @@ from sqlalchemy import TextClause, text
 
 from broker.schemas.archive import ArchivePage, ArchiveRecord
 from broker.schemas.states import Outcome
+from broker.schemas.tasks import Task
+from broker.schemas.tools import ToolStatus
 from broker.store import records, rows
 from broker.store.group_commit import LATER
 from broker.store.pages import MOST_BYTES, bounded, cut, is_cut, kept, last_examined, met, unseal
@@ -17,16 +19,57 @@ from broker.store.rows import Columns, alike
 from broker.store.sql_connection import SqlConnection
 from broker.store.steps import one_statement
 
-# `a` is the record.
-RECORD = Columns(
-    **alike("a", "work_id", "task_id", "tool_id", "task", "tool", "attempt", "outcome", "result", "error"),
+# `a` is the record. Its row has the columns of the record itself, then those of the task and of the tool.
+_RECORD = Columns(
+    **alike("a", "work_id", "task_id", "tool_id", "attempt", "outcome", "result", "error"),
     **alike("a", "late", "reports", "assigned_at", "started_at", "ended_at"),
+)
+_TASK = Columns(
+    id="a.task_id",
+    **alike("a", "needs", "payload", "priority"),
+    state="a.task_state",
+    attempt="a.task_attempt",
+    **alike("a", "max_attempts", "retry_backoff_seconds", "timeout_seconds", "not_before"),
+    created_at="a.submitted_at",
+    work_id="case when a.tool_id is not null then a.work_id end",
+    remark="a.remark",
+    result="coalesce(a.task_result, 'null')",
+    error="a.task_error",
+    ended_at="a.task_ended_at",
+)
+_TOOL = Columns(
+    id="a.tool_id",
+    **alike("a", "skills", "capacity", "load"),
+    state="a.tool_state",
+    **alike("a", "lease_seconds", "lease_expires_at", "registered_at", "seen_at"),
+)
+#: The select list of a record, for the function `record`.
+RECORD = f"{_RECORD}, {_TASK.values}, {_TOOL.values}"
+
+#: The columns that keep the task of a record: `t` is the task.
+KEPT_TASK = Columns(
+    **alike("t", "needs", "payload", "priority", "max_attempts", "retry_backoff_seconds"),
+    task_attempt="t.attempt",
+    **alike("t", "timeout_seconds", "not_before"),
+    task_error="t.error",
+    created_by="t.created_by",
+    submitted_at="t.created_at",
+    waiting_since="greatest(t.created_at, t.not_before)",
+)
+#: The columns that keep the tool of a record: `o` is the tool, and `l` its lease.
+KEPT_TOOL = Columns(
+    **alike("o", "skills", "capacity", "load", "registered_at", "registered_by"),
+    tool_state=rows.tool_state("o"),
+    lease_seconds="l.lease_seconds",
+    lease_expires_at="l.expires_at",
+    seen_at="l.seen_at",
 )
 
 
 def record_size(record: str) -> str:
     """Return SQL for the size of the row `record` in a response: the stored size, or else an estimate."""
-    values = (f"{record}.{name}" for name in ("task", "tool", "result", "reports", "late"))
+    names = ("needs", "payload", "task_result", "skills", "result", "reports", "late")
+    values = (f"{record}.{name}" for name in names)
     return f"coalesce({record}.bytes, {rows.estimated(*values)}) + coalesce(octet_length({record}.error), 0)"
 
 
@@ -108,7 +151,7 @@ class ArchiveFilter(NamedTuple):
 def find(connection: SqlConnection, work_ids: Sequence[UUID]) -> list[ArchiveRecord | None]:
     """Return the record of each work item, or None for unknown work."""
     page = connection.execute(FIND, {"ids": list(set(work_ids))}).all()
-    by_id = {row.work_id: record(RECORD.of(row)) for row in page}
+    by_id = {row.work_id: record(row) for row in page}
     unknown = LATER if is_cut(page) else None
     return [by_id.get(id_, unknown) for id_ in work_ids]
 
@@ -139,7 +182,7 @@ def page(
     items, onward = cut(
         read, limit, key=lambda row: (row.ended_at, row.work_id), of=met(read), examined=examined
     )
-    return ArchivePage(items=[record(RECORD.of(row)) for row in items], next=onward)
+    return ArchivePage(items=list(map(record, items)), next=onward)
 
 
 @one_statement()
@@ -152,13 +195,16 @@ def delete(connection: SqlConnection, work_ids: Sequence[UUID]) -> list[bool]:
     return [id_ in deleted for id_ in work_ids]
 
 
-def record(columns: dict[str, Any]) -> ArchiveRecord:
-    """Return a record from its columns, as `RECORD.of` returns them.
+def record(row: Sequence[Any]) -> ArchiveRecord:
+    """Return the record of a row that begins with the columns of `RECORD`.
 
     The reports stay JSON: they are stored as responses show them, and may have 128 MiB.
     """
-    tool, late = columns["tool"], columns["late"]
-    columns["task"] = records.TASK.decode(columns["task"])
-    columns["tool"] = None if tool is None else records.TOOL.decode(tool)
-    columns["late"] = None if late is None else records.LATE_RESULT.decode(late)
-    return ArchiveRecord(**columns)
+    own = _RECORD.of(row)
+    late = own.pop("late")
+    return ArchiveRecord(
+        **own,
+        task=Task(**_TASK.of(row[len(_RECORD) :])),
+        tool=None if own["tool_id"] is None else ToolStatus(**_TOOL.of(row[len(_RECORD) + len(_TASK) :])),
+        late=None if late is None else records.LATE_RESULT.decode(late),
+    )

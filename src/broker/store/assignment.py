@@ -2,34 +2,58 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import TextClause, text
 
 from broker.schemas.candidates import Pair, PairStatus
 from broker.schemas.work import Work
-from broker.store import ended_tasks, rows
+from broker.store import ended_tasks, new_ids, rows
 from broker.store.group_commit import LATER
 from broker.store.pages import bounded, fits, is_cut
 from broker.store.sql_connection import SqlConnection
 from broker.store.steps import one_statement
 
-# A locked row is read in its latest version and does not change any more. So the statement can first decide
-# the result of each pair, and then write all of them as a set. A set has each task only once. If a tool has
-# too little free capacity, the first pairs with an available task get it.
-_ASSIGN = f"""
-with pair as (
+
+def _assign_statement(
+    of_task: str, returning: str, *, is_read: str = "true", has_room: str = "true"
+) -> TextClause:
+    """Return the statement that creates work for a set of pairs. A set has each task only once.
+
+    A locked row is read in its latest version and does not change any more. So the statement first decides
+    the result of each pair, and then writes all of them as a set. If a tool has too little free capacity, the
+    first pairs with an available task get it.
+
+    The statement does not see work that another one writes while it waits for a lock. Then the insert finds
+    the work, and the status of the pair is `overtaken`.
+
+    Args:
+        of_task: Further columns to read of each task.
+        returning: The columns to return: `w` is the work, and `t` the task.
+        is_read: An SQL condition: the statement returns the task of a pair.
+        has_room: An SQL condition: a pair fits in the response.
+    """
+    return text(f"""
+with {new_ids.CTE},
+pair as (
     select *
     from unnest(cast(:task_ids as text[]), cast(:tool_ids as text[])) with ordinality
          as p (task_id, tool_id, place)
 ),
 locked_tasks as materialized (
-    select id, state, {rows.task_bytes("t")} as bytes
+    select id, state, attempt, {of_task}
     from tasks t
     where id = any(cast(:task_ids as text[]))
     order by id
     for no key update
+),
+with_work as materialized (
+    select task_id from work where task_id = any(cast(:task_ids as text[]))
+),
+task as materialized (
+    select *, state = 'available' and id not in (select task_id from with_work) as is_available
+    from locked_tasks
 ),
 locked_tools as materialized (
     select o.id, o.token_hash, l.lease_seconds,
@@ -41,59 +65,50 @@ locked_tools as materialized (
     for no key update of o
 ),
 judged as materialized (
-    select p.*, o.lease_seconds, o.token_hash, {{is_read}} as is_read,
+    select p.*, t.attempt, o.lease_seconds, o.token_hash, {is_read} as is_read,
            case when t.id is null then 'task_not_found'
-                when t.state <> 'available' then 'task_unavailable'
+                when not t.is_available then 'task_unavailable'
                 when o.id is null then 'tool_not_found'
-                when row_number() over (partition by p.tool_id, t.state = 'available' order by p.place)
+                when row_number() over (partition by p.tool_id, t.is_available order by p.place)
                      > o.room then 'tool_unavailable'
-                when not ({{has_room}}) then 'later'
+                when not ({has_room}) then 'later'
                 else 'assigned' end as status
     from pair p
-    left join locked_tasks t on t.id = p.task_id
+    left join task t on t.id = p.task_id
     left join locked_tools o on o.id = p.tool_id
 ),
--- PostgreSQL checks a row twice, first in the version that the statement saw when it began. In that version
--- the task may have been scheduled, or failed.
-now_assigned as (
-    update tasks t
-    set state = 'assigned', work_id = uuid7(), due_at = null, ended_at = null,
-        remark = null, remark_at = null, changed = pg_current_xact_id()
-    from judged j
-    where t.id = j.task_id and t.id = any(cast(:task_ids as text[])) and j.status = 'assigned'
-    returning t.*, j.tool_id, j.lease_seconds
+assigned as (
+    insert into work (id, task_id, tool_id, attempt, deadline_at)
+    select {new_ids.NEW_ID}, task_id, tool_id, attempt + 1, now() + make_interval(secs => lease_seconds)
+    from judged, new_ids
+    where status = 'assigned'
+    on conflict (task_id) do nothing
+    returning *
 ),
 loaded as (
     update tools t
     set load = t.load + n.works, changed = pg_current_xact_id()
-    from (select tool_id, cast(count(*) as integer) as works from now_assigned group by tool_id) n
+    from (select tool_id, cast(count(*) as integer) as works from assigned group by tool_id) n
     where t.id = n.tool_id and t.id = any(cast(:tool_ids as text[]))
-),
-assigned as (
-    insert into work (id, task_id, tool_id, attempt, deadline_at)
-    select work_id, id, tool_id, attempt + 1, now() + make_interval(secs => lease_seconds)
-    from now_assigned
-    returning *
 )
-"""
-_NEW_WORK = f"""
-select {rows.WORK}, j.status, j.is_read, j.token_hash, j.lease_seconds
+select {returning},
+       case when j.status = 'assigned' and w.id is null then 'overtaken' else j.status end as status
 from judged j
 left join assigned w on w.task_id = j.task_id
-left join now_assigned t on t.id = j.task_id and j.is_read
+left join locked_tasks t on t.id = j.task_id and j.is_read
 order by j.place
-"""
-ASSIGN = text(_ASSIGN.format(has_room=fits("t.bytes", order="p.place"), is_read="true") + _NEW_WORK)
-# For clients that do not read the work, which is as large as its task.
-ASSIGN_BRIEFLY = text(f"""{_ASSIGN.format(has_room="true", is_read="false")}
-select w.id, j.status from judged j left join assigned w on w.task_id = j.task_id order by j.place
 """)
+
+
+_WITH_BODY = f"needs, payload, {rows.task_bytes('t')} as bytes"
+_NEW_WORK = f"{rows.WORK}, j.is_read, j.token_hash, j.lease_seconds"
+ASSIGN = _assign_statement(_WITH_BODY, _NEW_WORK, has_room=fits("t.bytes", order="p.place"))
+# For clients that do not read the work, which is as large as its task.
+ASSIGN_BRIEFLY = _assign_statement("bytes", "w.id", is_read="false")
 # For such clients, if tools wait for the work. It reads what fits in one response.
 _IS_AWAITED = "p.tool_id = any(cast(:waiting as text[]))"
 _AWAITED_FITS = fits(f"case when {_IS_AWAITED} then t.bytes end", order="p.place")
-ASSIGN_TO_WAITING = text(
-    _ASSIGN.format(has_room="true", is_read=f"{_IS_AWAITED} and {_AWAITED_FITS}") + _NEW_WORK
-)
+ASSIGN_TO_WAITING = _assign_statement(_WITH_BODY, _NEW_WORK, is_read=f"{_IS_AWAITED} and {_AWAITED_FITS}")
 
 _OF_PAIRS = """
 from unnest(cast(:task_ids as text[]), cast(:tool_ids as text[])) as p (task_id, tool_id)
@@ -105,8 +120,9 @@ join tasks t on t.id = w.task_id and t.id = any(cast(:task_ids as text[]))"""
 OF_PAIRS = text(bounded(_WORK_OF_PAIRS, size="r.bytes", order="id"))
 OF_PAIRS_BRIEFLY = text(f"select w.id, w.task_id, w.tool_id, false as is_read, 0 as met {_OF_PAIRS}")
 
-# The status of a pair that must wait for the next set. No client sees it.
-_LATER = "later"
+# The status of a pair that must wait for the next set, and of a pair whose task another assigner has just
+# assigned. No client sees them.
+_LATER, _OVERTAKEN = "later", "overtaken"
 
 PairKey = tuple[str, str]
 
@@ -178,11 +194,12 @@ def _assign(
     later: dict[PairKey, Assigned] = {}
     for run in runs(keys):
         began_at = time.monotonic()
-        for key, row in zip(run, connection.execute(statement, _values(run) | values), strict=True):
-            work = read(row) if row.status == "assigned" else None
+        for key, row in _execute(connection, statement, run, values):
+            status: Any = "task_unavailable" if row.status == _OVERTAKEN else row.status
+            work = read(row) if status == "assigned" else None
             tool = None if work is None else ToolOfWork(row.token_hash, row.lease_seconds, began_at)
-            first[key] = Assigned(row.status, row.id, work, tool)
-            if row.status == _LATER:
+            first[key] = Assigned(status, row.id, work, tool)
+            if status == _LATER:
                 later[key] = LATER
     statuses = repeated(keys, {key: assigned.status for key, assigned in first.items()})
 
@@ -206,6 +223,25 @@ def _assign(
         return first[key] if status == first[key].status else Assigned(status, *first[key][1:3])
 
     return [result(key, status) for key, status in zip(keys, statuses, strict=True)]
+
+
+def _execute(
+    connection: SqlConnection,
+    statement: TextClause,
+    keys: Sequence[PairKey],
+    values: dict[str, list[str]],
+) -> Iterator[tuple[PairKey, rows.AnyRow]]:
+    """Execute the statement for a set of pairs, and yield each pair with its row.
+
+    The tool of an overtaken pair still has the capacity that the pair would have used. So pairs for which the
+    tool had too little capacity run again.
+    """
+    judged = list(zip(keys, connection.execute(statement, _values(keys) | values), strict=True))
+    overtaken = {key[1] for key, row in judged if row.status == _OVERTAKEN}
+    again = [key for key, row in judged if row.status == "tool_unavailable" and key[1] in overtaken]
+    if again:
+        judged += _execute(connection, statement, again, values)
+    yield from judged
 
 
 def runs(keys: Iterable[PairKey]) -> Iterator[list[PairKey]]:

@@ -91,7 +91,8 @@ order by t.id
 """)
 
 
-NEW_TASKS = _tasks(_new("tasks where state = 'available'"), order="changed")
+_AVAILABLE_TASKS = f"tasks t where state = 'available' and {rows.without_work('t')}"
+NEW_TASKS = _tasks(_new(_AVAILABLE_TASKS), order="changed")
 NEW_TOOLS = _tools(_new("tools where available"), order="changed")
 
 # The condition for a read of all rows. Rows from a dump belong to the first read.
@@ -103,8 +104,7 @@ _UNREAD = """
 
 _UNREAD_TASKS = f"""
 select *
-from tasks t
-where t.state = 'available' and ({rows.offer_order("t")}) > (:rank, :seq) and {_UNREAD}
+from {_AVAILABLE_TASKS} and ({rows.offer_order("t")}) > (:rank, :seq) and {_UNREAD}
 order by {rows.offer_order("t")}
 limit :limit"""
 _UNREAD_TOOLS = f"""

@@ -14,7 +14,7 @@ from sqlalchemy import TextClause, text
 from broker.schemas.archive import ArchiveRecord
 from broker.schemas.states import Outcome
 from broker.schemas.values import NULL
-from broker.store import archive, ended_work, leases, ownership, rows
+from broker.store import archive, ended_work, ownership, rows
 from broker.store.group_commit import LATER
 from broker.store.observer import EndedWork
 from broker.store.ownership import Token
@@ -28,10 +28,39 @@ from broker.store.steps import one_statement
 _MOST_ROWS = 1_000
 _MOST_RECORD_BYTES = 16 * 2**20
 
-# Work that was released, or lost before it was started, does not count as an attempt. The delay doubles
-# with every attempt, up to a day. A task waits a random 50 to 100 % of it. Otherwise tasks that failed
-# together would all become available together.
-_END = f"""
+# In the order of the fields of `EndedWork`, because a row becomes such a tuple.
+_ENDED_WORK = Columns(
+    **alike("e", "work_id", "task_id", "tool_id", "outcome"),
+    waited_seconds="""case when e.attempt = 1
+         then cast(extract(epoch from e.assigned_at - e.waiting_since) as double precision) end""",
+    started_after_seconds="cast(extract(epoch from e.started_at - e.assigned_at) as double precision)",
+    ran_seconds="cast(extract(epoch from e.ended_at - e.started_at) as double precision)",
+)
+_OF_ENDED_WORK = (
+    "work_id, task_id, tool_id, outcome, attempt, assigned_at, waiting_since, started_at, ended_at"
+)
+
+# PostgreSQL finds and locks the leases in the order of their ids. If it waits for a lock, it reads the clock
+# again afterwards.
+_RENEW = """,
+renewed as (
+    update tool_leases
+    set seen_at = clock_timestamp(), expires_at = clock_timestamp() + make_interval(secs => lease_seconds)
+    where tool_id = any(array(select tool_id from ending))
+)"""
+
+
+def _end(returning: str) -> str:
+    """Return the CTEs of a statement that ends work.
+
+    Work that was released, or lost before it was started, does not count as an attempt. The delay doubles
+    with every attempt, up to a day. A task waits a random 50 to 100 % of it. Otherwise tasks that failed
+    together would all become available together.
+
+    Args:
+        returning: The columns that the CTE `archived` returns.
+    """
+    return f"""
 with requested as (
     select *
     from unnest(cast(:work_id as uuid[]), cast(:outcome as text[]), cast(:result as json[]),
@@ -52,19 +81,11 @@ locked_tools as materialized (
     order by id
     for no key update
 ),
--- Build the JSON of a tool once, even if much of its work ends.
-tools_of_work as materialized (
-    select o.id, o.registered_by, o.token_hash, {rows.tool_columns("o").json()} as tool,
-           {rows.tool_bytes("o")} as bytes
-    from locked_tools o
-    join tool_leases l on l.tool_id = o.id and l.tool_id = any(array(select id from locked_tools))
-),
 ending as materialized (
-    select w.*, requested.result, requested.error, final.outcome,
+    select w.*, requested.result, requested.error, final.outcome, w.state as task_state,
            nullif(requested.outcome, final.outcome) as said,
-           {rows.TASK.json()} as task, o.tool, t.created_by, o.registered_by,
-           t.created_at as submitted_at, greatest(t.created_at, t.not_before) as waiting_since,
-           {rows.task_size("t")} + o.bytes + {rows.printed("requested.result")} as bytes,
+           {archive.KEPT_TASK}, {archive.KEPT_TOOL},
+           {rows.task_size("t")} + {rows.tool_bytes("o")} + {rows.printed("requested.result")} as bytes,
            t.attempt + cast(counting.counts as integer) as attempts,
            final.outcome in ('succeeded', 'cancelled') as ends_task,
            counting.counts and (not requested.retry or t.attempt + 1 >= t.max_attempts) as fails_task,
@@ -74,7 +95,8 @@ ending as materialized (
     from requested
     join locked_work w on w.id = requested.work_id
     join locked_tasks t on t.id = w.task_id
-    join tools_of_work o on o.id = w.tool_id and {ownership.is_current("requested", "o.id", "o.token_hash")}
+    join locked_tools o on o.id = w.tool_id and {ownership.is_current("requested", "o.id", "o.token_hash")}
+    join tool_leases l on l.tool_id = o.id and l.tool_id = any(array(select id from locked_tools))
     cross join lateral (
         select case when not w.cancel_requested or requested.outcome = 'succeeded' then requested.outcome
                     when w.cancel_requeue then 'released'
@@ -86,16 +108,16 @@ ending as materialized (
     ) counting
 ),
 archived as (
-    insert into work_archive (work_id, task_id, tool_id, task, tool, attempt, outcome, said, result, error,
-                              reports, version, cancel_requested, assigned_at, started_at, deadline_at,
-                              created_by, registered_by, submitted_at, waiting_since, bytes)
-    select e.id, e.task_id, e.tool_id, e.task, e.tool, e.attempt, e.outcome, e.said, e.result, e.error,
+    insert into work_archive (work_id, task_id, tool_id, attempt, outcome, said, result, error, reports,
+                              version, cancel_requested, assigned_at, started_at, deadline_at, bytes,
+                              task_state, {archive.KEPT_TASK.names}, {archive.KEPT_TOOL.names})
+    select e.id, e.task_id, e.tool_id, e.attempt, e.outcome, e.said, e.result, e.error,
            coalesce(r.reports, '[]'), e.version + 1, e.cancel_requested, e.assigned_at, e.started_at,
-           e.deadline_at, e.created_by, e.registered_by, e.submitted_at, e.waiting_since,
-           e.bytes + e.report_bytes
+           e.deadline_at, e.bytes + e.report_bytes, task_state, {archive.KEPT_TASK.names},
+           {archive.KEPT_TOOL.names}
     from ending e
-    left join take_reports(array(select id from ending)) r on r.of_work = e.id
-    returning *
+    left join take_reports(array(select id from ending where report_count > 0)) r on r.of_work = e.id
+    returning {returning}
 ),
 deleted_work as (
     delete from work where id = any(array(select id from ending))
@@ -115,7 +137,8 @@ returned_tasks as (
         ended_at = case when e.fails_task then now() end,
         result = case when e.fails_task then e.result end,
         bytes = t.bytes + case when e.fails_task then {rows.printed("e.result")} else 0 end,
-        error = e.error, attempt = e.attempts, work_id = null, changed = pg_current_xact_id()
+        error = e.error, attempt = e.attempts, remark = null, remark_at = null,
+        changed = pg_current_xact_id()
     from ending e
     where t.id = e.task_id and not e.ends_task
       and t.id = any(array(select task_id from ending where not ends_task))
@@ -127,21 +150,12 @@ relieved_tools as (
     where t.id = n.tool_id and t.id = any(array(select tool_id from ending))
     returning t.id, t.load = 0 and not t.offline as is_idle
 )"""
-_RENEW = f"""{leases.locked("array(select id from locked_tools)")},
-{leases.renewed("array(select tool_id from ending)")}"""
-# In the order of the fields of `EndedWork`, because a row becomes such a tuple.
-_ENDED_WORK = Columns(
-    **alike("e", "work_id", "task_id", "tool_id", "outcome"),
-    waited_seconds="""case when e.attempt = 1
-         then cast(extract(epoch from e.assigned_at - e.waiting_since) as double precision) end""",
-    started_after_seconds="cast(extract(epoch from e.started_at - e.assigned_at) as double precision)",
-    ran_seconds="cast(extract(epoch from e.ended_at - e.started_at) as double precision)",
-)
+
 
 # The statement ends all of the work, and reads the records that fit in one response. Records may be very
 # large, so the statement sorts only their sizes, which new records store.
 _SIZES = "select work_id, bytes + coalesce(octet_length(error), 0) as size from archived"
-END = text(f"""{_END}, {_RENEW}
+END = text(f"""{_end("*")}{_RENEW}
 select {_ENDED_WORK}, {archive.RECORD}, t.is_idle
 from archived e
 left join relieved_tools t on t.id = e.tool_id
@@ -149,9 +163,9 @@ left join ({bounded(_SIZES, size="size", order="work_id")}) read on read.work_id
 left join lateral (select e.*) a on read.work_id is not null
 """)
 # For clients that do not read the records, which may be large.
-END_BRIEFLY = text(f"{_END}, {_RENEW} select {_ENDED_WORK} from archived e")
+END_BRIEFLY = text(f"{_end(_OF_ENDED_WORK)}{_RENEW} select {_ENDED_WORK} from archived e")
 # For work that the broker ends. It does not renew the tool's lease.
-END_WITHOUT_TOOL = text(f"{_END} select {_ENDED_WORK} from archived e")
+END_WITHOUT_TOOL = text(f"{_end(_OF_ENDED_WORK)} select {_ENDED_WORK} from archived e")
 
 
 class Ending(NamedTuple):
@@ -190,11 +204,11 @@ def complete(connection: SqlConnection, endings: Sequence[Ending]) -> list[Ended
     first = _first(connection, endings)
     records: dict[UUID, ArchiveRecord | None] = {}
     idle: set[UUID] = set()
-    for work, row in _end(connection, END, first):
-        columns = archive.RECORD.of(row[len(_ENDED_WORK) :])
+    for work, row in _execute(connection, END, first):
+        record = row[len(_ENDED_WORK) :]
         if row.is_idle:
             idle.add(work.work_id)
-        records[work.work_id] = LATER if columns["work_id"] is None else archive.record(columns)
+        records[work.work_id] = LATER if record[0] is None else archive.record(record)
     statuses = _statuses(connection, endings, first, records.keys())
     if missing := list(first.keys() - records.keys()):
         records |= zip(missing, archive.find(connection, missing), strict=True)
@@ -218,13 +232,13 @@ def _ended(status: EndingStatus, record: ArchiveRecord | None, *, is_tool_idle: 
 def complete_briefly(connection: SqlConnection, endings: Sequence[Ending]) -> list[EndingStatus]:
     """End work as its tool reports it, and return only the status of each ending."""
     first = _first(connection, endings)
-    ended = {work.work_id for work, _ in _end(connection, END_BRIEFLY, first)}
+    ended = {work.work_id for work, _ in _execute(connection, END_BRIEFLY, first)}
     return _statuses(connection, endings, first, ended)
 
 
 def end(connection: SqlConnection, endings: Sequence[Ending]) -> None:
     """End work on behalf of the broker."""
-    _end(connection, END_WITHOUT_TOOL, _first(connection, endings))
+    _execute(connection, END_WITHOUT_TOOL, _first(connection, endings))
 
 
 def _first(connection: SqlConnection, endings: Sequence[Ending]) -> dict[UUID, Ending]:
@@ -236,7 +250,7 @@ def _first(connection: SqlConnection, endings: Sequence[Ending]) -> dict[UUID, E
     return first
 
 
-def _end(
+def _execute(
     connection: SqlConnection, statement: TextClause, endings: Mapping[UUID, Ending]
 ) -> list[tuple[EndedWork, rows.AnyRow]]:
     """End the work that is under way, and return it, each with its row of the statement."""

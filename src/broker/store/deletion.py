@@ -13,10 +13,9 @@ from broker.store.database_errors import RetryTransaction
 from broker.store.sql_connection import SqlConnection
 
 WORK_OF = text("""
-select t.id, t.work_id, w.state
+select t.id, w.id as work_id, w.state
 from tasks t
-left join work w
-  on w.id = t.work_id and w.id = any(array(select work_id from tasks where id = any(cast(:ids as text[]))))
+left join work w on w.task_id = t.id and w.task_id = any(cast(:ids as text[]))
 where t.id = any(cast(:ids as text[]))
 """)
 

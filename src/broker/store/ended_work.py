@@ -54,7 +54,7 @@ with split as materialized (
     where work_id = :work_id and tool_id is not null
 ),
 backwards as (select report from split order by place desc offset 0)
-select work_id as id, task_id, tool_id, attempt, outcome as state, task, cancel_requested, version,
+select work_id as id, task_id, tool_id, attempt, outcome as state, needs, payload, cancel_requested, version,
        assigned_at, started_at, deadline_at,
        (select count(*) from split) as report_count,
        (select cast(report ->> 'progress' as double precision)
@@ -107,10 +107,9 @@ def as_work(connection: SqlConnection, work_id: UUID, latest: int) -> WorkWithRe
     row = connection.execute(AS_WORK, {"work_id": work_id}).one_or_none()
     if row is None:
         return None
-    task = records.TASK.decode(row.task)
     values = {"work_id": work_id, "after": row.report_count - latest, "until": row.report_count}
     reports = [records.REPORT.decode(row.report) for row in connection.execute(LATEST_REPORTS, values)]
-    return rows.fill(WorkWithReports, row, needs=task.needs, payload=task.payload, reports=reports)
+    return rows.fill(WorkWithReports, row, reports=reports)
 
 
 def status(connection: SqlConnection, work_id: UUID) -> WorkStatus | None:

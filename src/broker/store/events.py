@@ -27,13 +27,12 @@ where a.work_id = any(cast(:ids as uuid[]))
 TASKS = text("""
 select t.id, coalesce(w.state, t.state) as state, t.priority, t.attempt
 from tasks t
-left join work w
-  on w.id = t.work_id and w.id = any(array(select work_id from tasks where id = any(cast(:ids as text[]))))
+left join work w on w.task_id = t.id and w.task_id = any(cast(:ids as text[]))
 where t.id = any(cast(:ids as text[]))
 order by t.seq
 """)
 
-# The last record represents the task. It has the priority only inside the task's JSON, next to the payload.
+# The last record represents the task.
 ENDED_TASKS = text(f"""
 select {summaries.RECORD}, coalesce(e.attempt, a.attempt) as attempts
 {ENDED_TASKS_WITH_RECORDS}

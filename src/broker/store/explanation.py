@@ -13,7 +13,7 @@ from broker.store.verdicts import MOST_BEFORE, TaskFacts, ToolsByState, WorkFact
 BEFORE = f"""
        (select count(*) from (
             select from tasks a
-            where a.state = 'available' and t.state = 'available'
+            where a.state = 'available' and t.state = 'available' and {rows.without_work("a")}
               and ({rows.offer_order("a")}) < ({rows.offer_order("t")})
             order by {rows.offer_order("a")}
             limit {MOST_BEFORE + 1}
@@ -33,6 +33,9 @@ TOOLS = """
 FACTS = text(f"""
 with its as materialized (
     select * from tasks where id = :id
+),
+its_work as materialized (
+    select * from work where task_id = :id
 )
 select {rows.TASK},
        now() as now, t.due_at, (select seen_at from assigner where id) as assigner_seen_at,
@@ -42,10 +45,10 @@ select {rows.TASK},
        w.cancel_requeue, r.at as reported_at, r.message
 from (select) always
 left join its t on true
-left join work w on w.id = t.work_id and w.id = (select work_id from its)
+left join its_work w on true
 left join (
     select at, message
-    from (select seq, at, message from work_reports where work_id = (select work_id from its)
+    from (select seq, at, message from work_reports where work_id = (select id from its_work)
           order by seq desc limit {LAST_REPORTS}) last
     order by message is not null desc, seq desc
     limit 1

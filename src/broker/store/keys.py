@@ -57,7 +57,8 @@ voided as (
 ended as (
     update tool_leases set expires_at = now() where tool_id = any(array(select tool_id from locked_leases))
 )
-select notify_ids('broker_tool', array(select id from locked_tools)), notify_ids('broker_upkeep', '{{tools}}')
+select notify_ids('broker_tool', (select string_agg(id, ',') from locked_tools)),
+       notify_ids('broker_upkeep', 'tools')
 """)
 
 

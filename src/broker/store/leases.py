@@ -121,7 +121,7 @@ select tool_id, lease_seconds from renewed
 """)
 
 # A request that waits for the tool's work renews its lease in the meantime, so it must know its length.
-NOTIFY = text("select notify_ids('broker_tool', cast(:ids as text[]))")
+NOTIFY = text("select notify_ids('broker_tool', array_to_string(cast(:ids as text[]), ','))")
 
 
 def begin(connection: SqlConnection, ids: Sequence[str], seconds: Sequence[float]) -> None:

@@ -47,7 +47,7 @@ _REST = """
     where ended_at < now() - make_interval(days => :days)
     order by ended_at
     limit :batch"""
-_STORED = "pg_column_size(r.task) + pg_column_size(r.result) + pg_column_size(r.reports)"
+_STORED = "pg_column_size(r.payload) + pg_column_size(r.result) + pg_column_size(r.reports)"
 DELETE_REST = text(f"""
 delete from work_archive_rest
 where work_id = any(array(select work_id from ({bounded(_REST, size=_STORED, order="ended_at")}) oldest))

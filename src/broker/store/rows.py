@@ -48,6 +48,14 @@ def tool_bytes(tool: str) -> str:
     return f"coalesce({tool}.bytes, {estimated(f'{tool}.skills')})"
 
 
+def without_work(task: str) -> str:
+    """Return an SQL condition: no tool has the task of the row `task`. It searches work for each row.
+
+    A task with work keeps the state `available` in its row.
+    """
+    return f"(select w.id from work w where w.task_id = {task}.id) is null"
+
+
 def offer_order(task: str | None = None) -> str:
     """Return SQL for the order of available tasks: by priority, then by order of submission.
 
@@ -77,6 +85,8 @@ class Columns:
     def __init__(self, **expressions: str) -> None:
         self._expressions = expressions
         self._names = tuple(expressions)
+        #: The names, and the expressions, as SQL lists.
+        self.names, self.values = ", ".join(expressions), ", ".join(expressions.values())
 
     def __str__(self) -> str:
         return ", ".join(f"{sql} as {name}" for name, sql in self._expressions.items())
@@ -88,23 +98,21 @@ class Columns:
         """Return these columns of a row as a dict. The row may be a slice that begins with them."""
         return dict(zip(self._names, row, strict=False))
 
-    def json(self) -> str:
-        """Return SQL for a JSON object with the names as keys."""
-        pairs = ", ".join(f"'{name}', {sql}" for name, sql in self._expressions.items())
-        return f"json_build_object({pairs})"
-
 
 def alike(table: str, *names: str) -> dict[str, str]:
     """Return columns of a table under their own names."""
     return {name: f"{table}.{name}" for name in names}
 
 
-#: The columns of a `Task`: `t` is the task, and `w` its work (left join).
+#: The columns of a `Task`: `t` is the task, and `w` its work (left join). An assigned task needs no remark on
+#: why it waits.
 TASK = Columns(
     **alike("t", "id", "needs", "payload", "priority"),
     state="coalesce(w.state, t.state)",
     **alike("t", "attempt", "max_attempts", "retry_backoff_seconds", "timeout_seconds", "not_before"),
-    **alike("t", "created_at", "work_id", "remark"),
+    created_at="t.created_at",
+    work_id="w.id",
+    remark="case when w.id is null then t.remark end",
     result="coalesce(t.result, 'null')",
     **alike("t", "error", "ended_at"),
 )

@@ -119,5 +119,5 @@ class Sessions:
 
 
 def name_of(query: Callable[..., Any]) -> str:
-    """Return the name of a step or query, such as `tasks.submit`."""
+    """Return the name of a step or query, such as `submission.submit`."""
     return f"{query.__module__.rpartition('.')[2]}.{query.__qualname__}"

@@ -32,7 +32,10 @@ select now() as at,
         from tasks where seq = waiting.oldest) as oldest_seconds,
        (select seen_at from assigner where id) as assigner_seen_at
 from (
-    select count(*) as available, min(seq) as oldest from tasks where state = 'available'
+    select count(*) as available, min(seq) as oldest
+    from tasks
+    where state = 'available'
+      and seq not in (select seq from tasks where id = any(array(select task_id from work)))
 ) waiting
 cross join (
     select {rows.counted("state", WORK_STATES)},

@@ -99,7 +99,7 @@ EVENTS_RESYNCS = _counter(
 
 GROUP_COMMIT_SET_SIZE = _histogram(
     "broker_group_commit_set_size",
-    "Number of items, such as tasks or reports, that shared a transaction, by step such as tasks.submit.",
+    "Number of items, such as tasks or reports, that shared a transaction, by step (submission.submit etc.).",
     "step",
     buckets=_SET_SIZES,
 )

@@ -32,13 +32,15 @@ from generate_series(1, {portion}) number
 """
 # Records of a year. The id of each contains its month.
 FILL_ARCHIVE = """
-insert into work_archive (work_id, task_id, tool_id, task, tool, attempt, outcome, result, reports,
-                          assigned_at, started_at, ended_at)
+insert into work_archive (work_id, task_id, tool_id, attempt, outcome, result, reports, assigned_at,
+                          started_at, ended_at, submitted_at, needs, payload, priority, task_state,
+                          task_attempt, max_attempts, retry_backoff_seconds, skills, capacity, load,
+                          tool_state, lease_seconds, lease_expires_at, registered_at, seen_at)
 select cast(overlay(cast(uuid7_floor(at) as text)
                     placing '8000-' || lpad(to_hex(number), 12, '0') from 20) as uuid),
        'archived-' || number, 'tool-' || number % 500,
-       json_build_object('id', 'archived-' || number, 'needs', 1, 'payload', null), '{{}}', 1,
-       'succeeded', '1', '[]', at, at, at
+       1, 'succeeded', '1', '[]', at, at, at, at, '1', 'null', 0, 'running', 0, 3, 1,
+       '{{}}', 1, 1, 'busy', 60, at, at, at
 from (select number, now() - interval '360 days' * (1 - number / {total}.0) as at
       from generate_series({first} + 1, {first} + {portion}) number) n
 """

@@ -47,7 +47,7 @@ readable as materialized (
 live as materialized (
     select t.id, coalesce(w.state, t.state) as state
     from tasks t
-    left join work w on w.id = t.work_id and w.task_id = any(array(select task_id from page))
+    left join work w on w.task_id = t.id and w.task_id = any(array(select task_id from page))
     where t.id = any(array(select task_id from page))
 ),
 ended as materialized (

@@ -19,7 +19,7 @@ _IDLE_MINUTES = 10
 _LOOKED_AT = f"""
     select id, seq, needs, priority, created_at
     from tasks
-    where state = 'available'
+    where state = 'available' and id not in (select task_id from work)
     order by {rows.offer_order()}
     limit {MOST_LOOKED_AT + 1}"""
 

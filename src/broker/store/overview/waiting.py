@@ -19,7 +19,7 @@ from (select) always
 left join (
     select *
     from tasks
-    where state in ('available', 'scheduled')
+    where state in ('available', 'scheduled') and id not in (select task_id from work)
     order by seq
     limit :limit
 ) t on true
