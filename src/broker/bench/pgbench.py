@@ -54,7 +54,10 @@ def life_cycle(number: int) -> str:
         _arguments(number),
         # The assigner's cursor.
         _gset("select cast(pg_current_snapshot() as text) as seen", number),
-        _statement(_SUBMIT),
+        _gset(
+            f"with submitted as ({_bare(_SUBMIT)}) select cast(array_agg(id) as text) as id from submitted",
+            number,
+        ),
         f"\\set limit {_CANDIDATES}\n",
         _gset(_SNAPSHOT, number),
         _statement(_NEW_TASKS),
