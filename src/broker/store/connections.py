@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from broker.store import database_errors
+from broker.store.sql_connection import SqlRow
 
 # Each statement names the rows that it needs of each table (`= any(...)`), finds them by an index, and joins
 # them by hash. PostgreSQL caches plans. If statistics say that a queue is empty, a cached plan with nested
@@ -82,7 +83,8 @@ def create_engine(
         server_settings: PostgreSQL settings for each connection.
         options: Options of SQLAlchemy.
     """
-    creator = partial(connect, server_settings=server_settings)
+    # asyncpg forgets the class of the rows of a query that it retries, so it is set for the connection.
+    creator = partial(connect, server_settings=server_settings, record_class=SqlRow)
     # Parameters hold users' data, which errors must not write to the log.
     engine = create_async_engine(
         "postgresql+asyncpg://", async_creator=creator, hide_parameters=True, **options

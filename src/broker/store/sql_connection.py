@@ -102,7 +102,7 @@ class SqlConnection:
         return Rows(await_only(self._fetch(sql, [values[name] for name in names] if values else ())))
 
     async def _fetch_only(self, sql: str, values: Any) -> list[SqlRow]:
-        rows: list[SqlRow] = await self.driver.fetch(sql, *values, record_class=SqlRow)
+        rows: list[SqlRow] = await self.driver.fetch(sql, *values)
         return rows
 
     async def _fetch_alone(self, sql: str, values: Any) -> list[SqlRow]:
