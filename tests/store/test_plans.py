@@ -75,7 +75,7 @@ async def test_ending_a_set_has_linear_cost(emptied_queue: Store) -> None:
 
 async def discarded_rows(store: Store, statement: TextClause, values: dict[str, Any]) -> int:
     """Return how many rows, and pairs of rows, a statement reads and discards. Roll its changes back."""
-    async with store.engine.connect() as connection, AsyncSession(connection) as session:
+    async with AsyncSession(steps.in_transaction(store)) as session:
         explained = text(f"explain (analyze, format json) {statement.text}")
         [plan] = (await session.execute(explained, values)).scalars()
         await session.rollback()

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from msgspec import Raw
 from sqlalchemy import TextClause
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
 from broker.schemas.archive import ArchiveRecord
@@ -194,11 +194,16 @@ def statements_of(*stores: Store) -> Iterator[list[str]]:
         yield recorded
 
 
+def in_transaction(store: Store) -> AsyncEngine:
+    """Return the engine of the store whose connections begin transactions."""
+    return store.engine.execution_options(isolation_level="READ COMMITTED")
+
+
 class OpenTransaction:
     """A transaction that stays open until the test commits it or rolls it back."""
 
     def __init__(self, store: Store) -> None:
-        self.session: AsyncSession = store._in_transaction._sessions()
+        self.session = AsyncSession(in_transaction(store))
 
     async def __aenter__(self) -> Self:
         return await self.begin()

@@ -79,11 +79,14 @@ class Store:
             pool_timeout=5,
             # A query that runs again after a migration gets the connection that has dropped its statements.
             pool_use_lifo=True,
+            # A connection between two transactions needs no reset, because each session ends its own.
+            isolation_level="AUTOCOMMIT",
+            skip_autocommit_rollback=True,
+            pool_reset_on_return=None,
             server_settings=connections.NAME | ({} if pooled else connections.CONNECTION | settings),
             **(pooler.ENGINE_OPTIONS if pooled else {}),
         )
         in_transaction = self.engine.execution_options(isolation_level="READ COMMITTED")
-        by_statement = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         connections.replace_unusable(self.engine)
         self._longer_seconds = timeout_seconds * _ALONE_FACTOR
         #: The current problems of the database.
@@ -94,7 +97,7 @@ class Store:
             in_transaction, commits=True, timeout_seconds=timeout_seconds, settings=own
         )
         self._by_statement = sessions(
-            by_statement, commits=False, timeout_seconds=timeout_seconds, settings=own
+            self.engine, commits=False, timeout_seconds=timeout_seconds, settings=own
         )
         longer = (settings if pooled else {}) | connections.statement_timeout(self._longer_seconds)
         self._longer = sessions(

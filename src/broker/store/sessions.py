@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
+from sqlalchemy.util import greenlet_spawn
 
 from broker.errors import DatabaseTrouble
 from broker.store.database_errors import DRIVER_ERRORS, RetryTransaction, is_unusable, translate
@@ -45,7 +47,7 @@ class Sessions:
         troubles: Troubles,
         observer: Observer | None = None,
     ) -> None:
-        self._sessions = async_sessionmaker(engine)
+        self._engine = engine.sync_engine
         self._commits = commits
         self._timeout_seconds = timeout_seconds
         self._settings = settings
@@ -71,14 +73,14 @@ class Sessions:
     async def _run(self, query: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
         began = math.inf
 
-        def run(session: Session) -> Result:
+        def run() -> Result:
             nonlocal began
-            with session, self._opened(session) as connection:
+            with self._opened() as (owned, session), self._usable(owned) as connection:
                 try:
                     result = query(connection, *args, **kwargs)
                 finally:
                     began = connection.began
-                if self._commits:
+                if session is not None:
                     began = connection.began = time.monotonic()
                     session.commit()
             if connection.noted and self._observer is not None:
@@ -86,7 +88,7 @@ class Sessions:
             return result
 
         try:
-            result = await self._sessions().run_sync(run)
+            result = await greenlet_spawn(run)
         except DatabaseTrouble as error:  # raised while it connected
             self._troubles.note(name_of(query), error)
             raise
@@ -102,9 +104,21 @@ class Sessions:
         return result
 
     @contextmanager
-    def _opened(self, session: Session) -> Iterator[SqlConnection]:
-        """Return the connection of a session, and discard it if an error shows that it is unusable."""
-        owned = session.connection()
+    def _opened(self) -> Iterator[tuple[Connection, Session | None]]:
+        """Take a connection from the pool, with a session if it is for a transaction.
+
+        A session costs as much as a small statement, and there is nothing to commit without a transaction.
+        """
+        if not self._commits:
+            with self._engine.connect() as connection:
+                yield connection, None
+        else:
+            with Session(self._engine) as session:
+                yield session.connection(), session
+
+    @contextmanager
+    def _usable(self, owned: Connection) -> Iterator[SqlConnection]:
+        """Begin the transaction of a connection, and discard it if an error shows that it is unusable."""
         connection = SqlConnection(owned, self._settings)
         try:
             with connection.watched(self._timeout_seconds + _GRACE_SECONDS):
