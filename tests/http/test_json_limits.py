@@ -210,3 +210,45 @@ async def test_small_body_does_not_wait_for_huge_bodies(monkeypatch: pytest.Monk
     finally:
         may_end.set()
         await asyncio.gather(*huge)
+
+
+NARROW = Settings(max_depth=3, max_match_bytes=16, max_text_chars=16)
+numbers = st.sampled_from(
+    ["1", "-0.5", "1e99", "1e-99", "1e131073", "-1E+999999", "1.5e-16384", "0e0100", "7" * 1_500, "1e000"]
+)
+json_texts = st.recursive(
+    numbers | st.sampled_from(['""', '"1e999"', '",1e999"', r'"\u0000"', r'"\\u0000"', r'"\"["', '"[[[["']),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3).map(lambda items: f"[{', '.join(items)}]"),
+        inner.map(lambda item: f'{{"1e123":{item}}}'),
+    ),
+    max_leaves=6,
+)
+times = st.sampled_from(["2026-12-01T00:00:00Z", "0001-01-01T00:00:00+01:00"])
+
+
+@st.composite
+def task_texts(draw: st.DrawFn) -> str:
+    fields = {"needs": draw(json_texts)}
+    if draw(st.booleans()):
+        fields["payload"] = draw(json_texts)
+    if draw(st.booleans()):
+        fields["id"] = json.dumps(draw(st.text("ae19-", min_size=1, max_size=20)).strip("-") or "a")
+    if draw(st.integers(0, 4)) == 0:
+        fields["not_before"] = json.dumps(draw(times))
+    return "{" + ",".join(f'"{name}":{value}' for name, value in fields.items()) + "}"
+
+
+@given(items=st.lists(task_texts(), min_size=1, max_size=5), limits=st.sampled_from([LIMITS, NARROW]))
+def test_check_of_a_whole_body_never_accepts_an_invalid_value(items: list[str], limits: Settings) -> None:
+    for text, kind in ((items[0], NewTask), (f'{{"items":[{",".join(items)}]}}', NewTasks)):
+        request = decoders.read(text.encode(), kind)
+        if json_limits.is_certainly_valid(request, text.encode(), limits):
+            assert list(json_limits.find_problems(request, limits)) == []
+
+
+def test_check_of_a_whole_body_suffices_for_usual_requests() -> None:
+    task = '{"needs":{"skill":"render"},"payload":{"note":"C:\\\\data","sizes":[1.5e9,-2]},"id":"7e123-%d"}'
+    single, several = task % 1, f'{{"items":[{",".join(task % number for number in range(200))}]}}'
+    for text, kind in ((single, NewTask), (several, NewTasks)):
+        assert json_limits.is_certainly_valid(decoders.read(text.encode(), kind), text.encode(), LIMITS)

@@ -141,7 +141,9 @@ def decode(body: bytes, kind: type[Request], limits: Settings) -> Request:
         raise ValidationFailed(
             [FieldError(field=field_at(body, depth=limits.max_depth), message=message)]
         ) from None
-    if problems := list(islice(json_limits.find_problems(request, limits), _MOST_ERRORS)):
+    if not json_limits.is_certainly_valid(request, body, limits) and (
+        problems := list(islice(json_limits.find_problems(request, limits), _MOST_ERRORS))
+    ):
         raise ValidationFailed(problems)
     return _decoded(_without_line_breaks(body), kind) if b"\n" in body or b"\r" in body else request
 

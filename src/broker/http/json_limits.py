@@ -7,12 +7,13 @@ steps, because a thread must not hold the interpreter lock for long.
 import re
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from functools import cache
 from itertools import accumulate
-from typing import get_args, get_origin, get_type_hints
+from operator import attrgetter
+from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Raw
@@ -37,6 +38,9 @@ _LARGE_NUMBER = re.compile(
     % (_MANY_DIGITS - 1)
 )
 _IN_NUMBERS = b"0123456789+-.eE"
+# A number with an exponent of at least three digits, as a token of a whole body. An id in a text may look
+# like such a number.
+_NUMBER_WITH_LARGE_EXPONENT = re.compile(rb"[:,\[\s]-?[0-9][0-9.]*+[eE][+-]?[0-9]{3}")
 _NUL = "contains \\u0000, which PostgreSQL cannot store"
 _OUT_OF_RANGE = "contains a number outside the range of PostgreSQL"
 LONE_SURROGATE = "contains a lone surrogate, which is not a character"
@@ -57,7 +61,58 @@ STEP_BYTES = 128 * 1024
 # In a pause between steps, the event loop gets the interpreter lock at once.
 _PAUSE_SECONDS = 0.0005
 
+# Replaces each character of a number by a zero, and the beginning of an exponent by a small letter.
+_NUMBERS_ONLY = bytes(b"0 e"[(byte not in b"0123456789+-.") + (byte in b"eE")] for byte in range(256))
+
+_Getter = Callable[[Request], Any]
+
 _raw_decoder = msgspec.json.Decoder(Raw)
+
+
+def is_certainly_valid(request: Request, body: bytes, limits: Settings) -> bool:
+    """Return whether `find_problems` certainly finds nothing, because the body is short and unsuspicious.
+
+    The function searches the whole body once, and not again each of its values.
+
+    Args:
+        request: The decoded request.
+        body: The body, or a longer text with the same values.
+        limits: The settings with the limits.
+    """
+    if len(body) > STEP_BYTES or (b"\\" in body and b"\\u0000" in body):
+        return False
+    numbers = body.translate(_NUMBERS_ONLY)
+    if b"0e000" in numbers and _NUMBER_WITH_LARGE_EXPONENT.search(body):
+        return False
+    if len(body) > _MANY_DIGITS and b"0" * _MANY_DIGITS in numbers:
+        return False
+    # Every bracket needs a closing one, so a short value cannot be deep.
+    most = min(2 * limits.max_depth, limits.max_match_bytes, limits.max_text_chars)
+    return _are_short([request], most if len(body) > most else None)
+
+
+def _are_short(requests: Sequence[Request], most: int | None) -> bool:
+    """Return whether no value of requests of one type is longer than `most`, if given, and none is a time."""
+    values, times, lists = _getters(type(requests[0]))
+    if most is not None:
+        for get in values:
+            if max(map(len, filter(None, map(get, requests))), default=0) > most:
+                return False
+    for get in times:
+        if any(map(get, requests)):
+            return False
+    return all(_are_short(items, most) for get in lists for items in map(get, requests) if items)
+
+
+@cache
+def _getters(struct: type[Request]) -> tuple[list[_Getter], list[_Getter], list[_Getter]]:
+    """Return functions that return a field each: the JSON values and texts, the times, and the lists."""
+    fields = _fields(struct)
+    return (
+        [attrgetter(name) for name, kind in fields if kind in (Raw, str)],
+        [attrgetter(name) for name, kind in fields if kind is datetime],
+        [attrgetter(name) for name, kind in fields if kind is list],
+    )
 
 
 def find_problems(request: Request, limits: Settings, path: str = "") -> Iterator[FieldError]:
