@@ -9,7 +9,7 @@ from broker.client import Assigner, AsyncBroker, Job, Tool
 from broker.wake.listener import UPKEEP
 from tests.conftest import Running, Serve
 from tests.support import steps
-from tests.support.api import recorded_statements
+from tests.support.api import add_assigned_work, recorded_statements, start_long_poll
 from tests.support.steps import sleeping_count
 
 WaitingRequest = asyncio.Task[httpx.Response]
@@ -63,6 +63,17 @@ async def test_a_client_that_disconnects_leaves_no_waiter(broker: Running) -> No
     waiting.cancel()
     async with asyncio.timeout(5):
         while broker.server.service.waiters.keys().keys() != {UPKEEP}:  # which always waits
+            await asyncio.sleep(0.01)
+
+
+async def test_a_client_that_disconnects_after_a_large_body_leaves_no_waiter(broker: Running) -> None:
+    pair = await add_assigned_work(broker.client)
+    result = "a" * 200_000  # uvicorn stops reading from the client after 64 KiB
+    body = {"outcome": "succeeded", "result": result, "next_wait_seconds": 60}
+    waiting = await start_long_poll(broker, "POST", f"/v1/work/{pair.work}/complete", json=body)
+    waiting.cancel()
+    async with asyncio.timeout(5):
+        while broker.server.service.waiters.keys().keys() != {UPKEEP}:
             await asyncio.sleep(0.01)
 
 

@@ -12,6 +12,7 @@ from broker.errors import Unavailable
 from broker.schemas.work import Work
 from broker.store import Store, tasks, work
 from broker.store.address import Address
+from broker.wake.departure import Departure
 from broker.wake.listener import CANDIDATES, CHANNELS, TOOL, UPKEEP, Listener
 from broker.wake.longpoll import Seen, long_poll
 from broker.wake.sweep import Sweep
@@ -244,12 +245,27 @@ async def test_a_release_ends_all_long_polls_and_prevents_new_waits(
 async def test_a_disconnected_client_ends_its_long_poll(
     poll: Wait, state: CountedState, waiters: Waiters
 ) -> None:
-    left = asyncio.Event()
-    waiting = poll(disconnected=left.wait)
+    departure = Departure()
+    waiting = poll(departure=departure)
     await state.times(1)
-    left.set()
+    departure.leave()
     assert await within_patience(waiting) == ""
     assert (state.count, len(waiters)) == (1, 0)
+
+
+async def test_a_client_that_has_already_disconnected_does_not_wait(poll: Wait, state: CountedState) -> None:
+    departure = Departure()
+    departure.leave()
+    assert await within_patience(poll(departure=departure)) == ""
+    assert state.count == 1
+
+
+async def test_a_departure_after_the_long_poll_wakes_nothing(poll: Wait, state: CountedState) -> None:
+    departure = Departure()
+    state.value = "work"
+    assert await within_patience(poll(departure=departure)) == "work"
+    departure.leave()
+    assert departure.has_left
 
 
 async def test_a_finished_long_poll_leaves_no_task_and_no_waiter(
@@ -257,7 +273,7 @@ async def test_a_finished_long_poll_leaves_no_task_and_no_waiter(
 ) -> None:
     before = asyncio.all_tasks()
     state.value = "work"
-    waiting = poll(disconnected=asyncio.Event().wait)
+    waiting = poll(departure=Departure())
     await within_patience(waiting)
     await wait_until(lambda: nothing_but(before))
     assert len(waiters) == 0
@@ -271,9 +287,8 @@ async def test_an_error_while_reading_ends_the_long_poll(waiters: Waiters) -> No
     async def read_state() -> str:
         raise LookupError("no such tool")
 
-    forever = asyncio.Event().wait
     with pytest.raises(LookupError):
-        await long_poll(waiters, read_state, until=bool, seconds=LONG, topic=TOOL, disconnected=forever)
+        await long_poll(waiters, read_state, until=bool, seconds=LONG, topic=TOOL)
     assert len(waiters) == 0
 
 

@@ -1,6 +1,5 @@
 """/v1/events: send changes to subscribers as they happen."""
 
-import asyncio
 from typing import Any
 
 from litestar import Controller, Request, get
@@ -10,9 +9,10 @@ from litestar.types import Receive, Scope, Send
 
 from broker.errors import Unauthenticated, Unavailable
 from broker.http.guards import ALL, Access, allow, check_again
-from broker.http.waiting import wait_for_disconnect
+from broker.http.waiting import departure_of
 from broker.schemas.overview import ArchiveEvent, Resync, TaskEvent, ToolEvent, WorkEvent
 from broker.service import Service
+from broker.wake.departure import Departure
 from broker.wake.listener import EVENTS
 
 EVENT_STREAM = "text/event-stream"
@@ -36,6 +36,7 @@ class EventStreamResponse(ASGIResponse):
         self._service = service
         self._access = access
         self._after = after
+        self._departure = Departure()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response, which counts as a waiting request.
@@ -47,6 +48,7 @@ class EventStreamResponse(ASGIResponse):
         self._service.wait_limits.acquire(self._access.client)
         # `broker.server.connections` ends the response when the client closes its sending side.
         scope["state"]["endless"] = True
+        self._departure = departure_of(scope)
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -54,18 +56,14 @@ class EventStreamResponse(ASGIResponse):
 
     async def send_body(self, send: Send, receive: Receive) -> None:
         """Send the events."""
-        disconnected = asyncio.ensure_future(wait_for_disconnect(receive))
-        try:
-            await self._send_events(send, disconnected)
-        finally:
-            disconnected.cancel()
+        await self._send_events(send)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _send_events(self, send: Send, disconnected: "asyncio.Future[None]") -> None:
+    async def _send_events(self, send: Send) -> None:
         waiters, stream = self._service.waiters, self._service.event_stream
         with waiters.register(EVENTS) as waiter, stream.subscribe(waiter, self._after) as subscriber:
-            disconnected.add_done_callback(waiter.wake)
-            while not (disconnected.done() or waiters.released):
+            self._departure.watch(waiter.wake)
+            while not (self._departure.has_left or waiters.released):
                 if subscriber.is_ready:
                     at_once, subscriber.must_check_access = subscriber.must_check_access, False
                     try:

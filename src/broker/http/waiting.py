@@ -6,11 +6,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from functools import partial
 from typing import Any, TypeVar
 
 from litestar import Request
-from litestar.types import Receive
+from litestar.types import Scope
 
 from broker.http.guards import Access, check_again, void_token
 from broker.schemas.limits import LONGEST_WAIT_SECONDS
@@ -19,6 +18,7 @@ from broker.service import Service
 from broker.store import leases, work
 from broker.store.assignment import Assigned
 from broker.store.work import AssignedWork
+from broker.wake.departure import Departure
 from broker.wake.listener import TOOL
 from broker.wake.longpoll import Seen, long_poll
 
@@ -68,7 +68,7 @@ async def wait_for(
             topic=topic,
             key=key,
             read_last=read_last,
-            disconnected=partial(wait_for_disconnect, request.receive),
+            departure=departure_of(request.scope),
             accept=accept,
             seen=seen,
         )
@@ -80,10 +80,10 @@ async def wait_for(
     return state
 
 
-async def wait_for_disconnect(receive: Receive) -> None:
-    """Wait until the client disconnects."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+def departure_of(scope: Scope) -> Departure:
+    """Return the departure of a request's client, which `broker.server.connections` records."""
+    departure: Departure = scope["state"]["departure"]
+    return departure
 
 
 async def next_work(

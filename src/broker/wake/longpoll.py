@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from broker.wake.departure import Departure
 from broker.wake.waiters import Waiters
 
 State = TypeVar("State")
@@ -25,7 +26,7 @@ async def long_poll(
     topic: str,
     key: str = "",
     read_last: bool = True,
-    disconnected: Callable[[], Awaitable[object]] | None = None,
+    departure: Departure | None = None,
     accept: Callable[[Any], Awaitable[State]] | None = None,
     seen: Seen[State] | None = None,
 ) -> State:
@@ -42,7 +43,7 @@ async def long_poll(
         key: The id to wait for, or empty for any.
         read_last: Whether to read again when the wait times out, because the state may change without a
             notification.
-        disconnected: Returns when the client has disconnected.
+        departure: Ends the wait when the client disconnects.
         accept: Returns the state for a value that was handed over with `Waiters.hand_over`.
         seen: Replaces the first read.
 
@@ -52,9 +53,8 @@ async def long_poll(
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     with waiters.register(topic, key, since=seen.since if seen else None) as waiter:
-        watch = None if disconnected is None else asyncio.ensure_future(disconnected())
-        if watch is not None:
-            watch.add_done_callback(waiter.wake)
+        departure = departure or Departure()
+        departure.watch(waiter.wake)
         try:
             state = seen.state if seen else await read_state()
             while True:
@@ -62,11 +62,9 @@ async def long_poll(
                 if until(state) or remaining <= 0 or waiters.released:
                     return state
                 was_woken = await waiter.wait(remaining)
-                has_left = watch is not None and watch.done()
-                if has_left or waiters.released or not (was_woken or read_last):
+                if departure.has_left or waiters.released or not (was_woken or read_last):
                     return state
                 handed = waiter.pop_handed()
                 state = await (read_state() if accept is None or handed is None else accept(handed))
         finally:
-            if watch is not None:
-                watch.cancel()
+            departure.watch(None)

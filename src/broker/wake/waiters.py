@@ -21,8 +21,8 @@ class Waiter:
         self._handed: Any = None
         self._future: asyncio.Future[None] | None = None
 
-    def wake(self, _: object = None) -> None:
-        """Let the request read again. Usable as the callback of a future."""
+    def wake(self) -> None:
+        """Let the request read again."""
         self._woken = True
         if self._future is not None:
             _end(self._future)

@@ -14,6 +14,7 @@ from broker.server.connections.after_upgrade import has_body, parser_of_rest
 from broker.server.connections.cycle import Cycle
 from broker.server.connections.response_writer import ResponseWriter, UnchunkedResponseWriter
 from broker.server.connections.timed_connection import LINGER_SECONDS, TimedConnection
+from broker.wake.departure import Departure
 
 # The size of a piece that is parsed at once. It is smaller if it has several requests, because parsed
 # requests wait in a queue.
@@ -105,6 +106,7 @@ class ClientConnection(TimedConnection):
         self.headers = []
         # uvicorn creates the cycle itself, and has no option for its class.
         self.cycle.__class__ = Cycle
+        self.scope["state"]["departure"] = Departure()
         if self._is_half_closed:
             cast("Cycle", self.cycle).half_close()
         if version == "1.1":
@@ -142,6 +144,8 @@ class ClientConnection(TimedConnection):
         self._complete = self.scope
         self._since = 0.0
         self._read = self._body = 0
+        # uvicorn pauses reading for a large or pipelined request. But a disconnect must end a wait.
+        self.flow.resume_reading()
 
     def on_response_complete(self) -> None:
         """Continue with the data that arrived meanwhile."""
@@ -294,7 +298,5 @@ class ClientConnection(TimedConnection):
         for cycle in self._cycles():
             self._shared.release(cycle)
             if not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.waiting_for_100_continue = False
-                cycle.message_event.set()
+                cycle.disconnect()
         self.pipeline.clear()

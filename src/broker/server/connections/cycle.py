@@ -5,6 +5,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from broker.wake.departure import Departure
+
 
 class Cycle(RequestResponseCycle):
     """uvicorn's cycle, extended to support clients that have closed only their sending side.
@@ -27,6 +29,20 @@ class Cycle(RequestResponseCycle):
         self.half_closed = True
         if self._waits():
             self.message_event.set()
+            self.departure.leave()
+
+    def disconnect(self) -> None:
+        """Wake the handlers that wait for the client to disconnect, because the connection has ended."""
+        self.disconnected = True
+        self.waiting_for_100_continue = False
+        self.message_event.set()
+        self.departure.leave()
+
+    @property
+    def departure(self) -> Departure:
+        """The departure of the client."""
+        departure: Departure = self.scope["state"]["departure"]
+        return departure
 
     def _waits(self) -> bool:
         """Return whether the response has not started or is an endless event stream."""
