@@ -13,15 +13,20 @@ from broker.schemas.candidates import AssignedPair, AssignedPairs, Pair
 from broker.schemas.limits import LONGEST_WAIT_SECONDS
 
 _WAIT_SECONDS = 30
-# The maximum number of pairs in a request.
 _MOST_PAIRS = 100
 
 
 class Fifo:
-    """An assigner that ignores needs and skills: the next task goes to the next tool with free capacity."""
+    """An assigner that ignores needs and skills: the next task goes to the next tool with free capacity.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        url: The URL of the service.
+        most_pairs: The maximum number of pairs in a request.
+    """
+
+    def __init__(self, url: str, most_pairs: int = _MOST_PAIRS) -> None:
         self._url = url
+        self._most_pairs = most_pairs
         self._tasks: deque[str] = deque()
         self._room: dict[str, int] = {}
 
@@ -53,7 +58,7 @@ class Fifo:
 
     def _pairs(self) -> list[Pair]:
         pairs: list[Pair] = []
-        while self._tasks and self._room and len(pairs) < _MOST_PAIRS:
+        while self._tasks and self._room and len(pairs) < self._most_pairs:
             tool = next(iter(self._room))
             pairs.append(Pair(task_id=self._tasks.popleft(), tool_id=tool))
             self._room[tool] -= 1

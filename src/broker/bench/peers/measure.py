@@ -15,12 +15,14 @@ from broker.bench.load import background, connections
 from broker.bench.meter import Meter
 from broker.bench.peers.peer import Peer, PeerError
 from broker.bench.peers.subprocesses import Program, running
-from broker.bench.peers.workloads import CLIENTS, INTERVAL_SECONDS, Workload, costs
+from broker.bench.peers.workloads import BATCH, CLIENTS, INTERVAL_SECONDS, Workload, costs
 from broker.bench.scenarios import Size, bulk, drain
 from broker.bench.stage import BenchService, Stage
 from broker.bench.work import SUCCEEDED, task
 
 _DRAIN_TOOLS = 64
+# Each step of the broker gets as many tasks in a request as its peers get in a call.
+_BATCHES = bulk.Batches(size=BATCH, submitters=1, capacity=BATCH)
 _POLL_SECONDS = 0.005
 # A rate below this many tasks per second means that something hangs.
 _SLOWEST = 100
@@ -33,7 +35,7 @@ async def measure_broker(stage: Stage, workload: Workload, size: Size) -> Figure
         if workload.mode == "paced":
             return latencies(await _paced(service, number))
         if workload.mode == "batch":
-            figures = {"tasks/s": number / await bulk.run_life_cycles(service, number)}
+            figures = {"tasks/s": number / await bulk.run_life_cycles(service, number, _BATCHES)}
         else:
             async with registered(service.url, _DRAIN_TOOLS) as tools:
                 figures = await drain.drain([service.url], tools, number, service.meter)

@@ -42,7 +42,7 @@ class Workload(Struct, frozen=True, kw_only=True):
             "mode": self.mode,
             "tasks": self.number(size),
             "clients": CLIENTS,
-            "batch": PEER_BATCH,
+            "batch": BATCH,
             "interval_seconds": INTERVAL_SECONDS,
             "payload": task(0)["payload"],
         }
@@ -50,9 +50,8 @@ class Workload(Struct, frozen=True, kw_only=True):
 
 # The number of submitters, and of tasks that run at a time.
 CLIENTS = 16
-# The broker accepts 100 tasks in a request. Its peers are faster with more.
-BATCH = 100
-PEER_BATCH = 1_000
+# The number of tasks in a request or call.
+BATCH = 1_000
 INTERVAL_SECONDS = 0.05
 
 SINGLE = Workload(
@@ -65,7 +64,7 @@ SINGLE = Workload(
 )
 BATCHES = Workload(
     name="in batches",
-    says="the same with batches",
+    says=f"the same with one client that submits {BATCH:,} tasks at a time",
     mode="batch",
     tasks=20_000,
     figures=("tasks/s", CPU, WAL),

@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import msgspec
+from msgspec import Struct
 
 from broker.bench import pgbench
 from broker.bench.clients import Fifo, registered
@@ -15,47 +16,61 @@ from broker.bench.stage import BenchService, Stage
 from broker.bench.work import BenchItems, task
 
 _TASKS = 20_000
-_BATCH = 100
-_SUBMITTERS = 2
 _TOOLS = 4
-_CAPACITY = 200
 # A rate below this many tasks per second means that something hangs.
 _SLOWEST = 100
 _PGBENCH_CLIENTS = 4
 
 
+class Batches(Struct, frozen=True, kw_only=True):
+    """The size of batches.
+
+    Args:
+        size: The number of tasks in a request, in each step of their life.
+        submitters: The number of clients that submit.
+        capacity: The capacity of each tool.
+    """
+
+    size: int
+    submitters: int
+    capacity: int
+
+
+_HUNDREDS = Batches(size=100, submitters=2, capacity=200)
+
+
 async def _round(stage: Stage, size: Size) -> Figures:
-    tasks = max(_BATCH, size.of(_TASKS) // _BATCH * _BATCH)
+    batch = _HUNDREDS.size
+    tasks = max(batch, size.of(_TASKS) // batch * batch)
     async with stage.service() as service:
         figures = {"tasks/s": tasks / await run_life_cycles(service, tasks)}
     figures |= service.meter.figures()
     if stage.is_own:
         sets = await pgbench.run(
-            stage, pgbench.life_cycle(_BATCH), clients=_PGBENCH_CLIENTS, seconds=size.seconds
+            stage, pgbench.life_cycle(batch), clients=_PGBENCH_CLIENTS, seconds=size.seconds
         )
-        figures["pgbench, same SQL, tasks/s"] = sets * _BATCH
+        figures["pgbench, same SQL, tasks/s"] = sets * batch
     return figures
 
 
-async def run_life_cycles(service: BenchService, tasks: int) -> float:
+async def run_life_cycles(service: BenchService, tasks: int, batches: Batches = _HUNDREDS) -> float:
     """Submit, assign and complete a number of tasks, and return the duration in seconds."""
-    body = msgspec.json.encode({"items": [task(number) for number in range(_BATCH)]})
-    batches = iter(range(tasks // _BATCH))
+    size = batches.size
+    body = msgspec.json.encode({"items": [task(number) for number in range(size)]})
+    requests = iter(range(tasks // size))
     completed = 0
     done: asyncio.Future[float] = asyncio.get_running_loop().create_future()
 
     async def submit(connection: HttpConnection) -> None:
-        for _ in batches:
+        for _ in requests:
             await connection.call("POST", "/v1/tasks/batch", body, into=None)
 
     async def work(connection: HttpConnection, tool: str) -> None:
         nonlocal completed
         while True:
             items = (await connection.call("GET", f"/v1/tools/{tool}/work?wait=30", into=BenchItems)).items
-            for first in range(0, len(items), _BATCH):
-                batch = [
-                    {"work_id": item.id, "outcome": "succeeded"} for item in items[first : first + _BATCH]
-                ]
+            for first in range(0, len(items), size):
+                batch = [{"work_id": item.id, "outcome": "succeeded"} for item in items[first : first + size]]
                 await connection.call("POST", "/v1/work/complete", {"items": batch}, into=None)
                 completed += len(batch)
                 if completed == tasks:
@@ -63,11 +78,11 @@ async def run_life_cycles(service: BenchService, tasks: int) -> float:
 
     url = service.url
     async with (
-        registered(url, _TOOLS, _CAPACITY) as tools,
-        connections(url, number=_SUBMITTERS) as submitters,
+        registered(url, _TOOLS, batches.capacity) as tools,
+        connections(url, number=batches.submitters) as submitters,
         connections(url, number=_TOOLS) as open_,
     ):
-        jobs = (Fifo(url).run(), *map(work, open_, tools))
+        jobs = (Fifo(url, most_pairs=size).run(), *map(work, open_, tools))
         time_limit = asyncio.timeout(60 + tasks / _SLOWEST)
         async with time_limit, background(*jobs), service.meter.measuring():
             started_at = time.perf_counter()
@@ -79,7 +94,7 @@ async def run_life_cycles(service: BenchService, tasks: int) -> float:
 
 SCENARIO = Scenario(
     name="bulk",
-    says=f"submit, assign and complete tasks in batches of {_BATCH}",
+    says=f"submit, assign and complete tasks in batches of {_HUNDREDS.size}",
     round=_round,
     ratios={"of pgbench": ("tasks/s", "pgbench, same SQL, tasks/s")},
     wanted={"of pgbench": "≥ 0.5"},
