@@ -24,9 +24,7 @@ _CANDIDATES = MOST_ON_PAGE + 1
 
 # The statements of the service.
 _SUBMIT = submission.SUBMIT.text
-_SNAPSHOT = candidates.SNAPSHOT.text
-_NEW_TASKS = candidates.NEW_TASKS.text
-_NEW_TOOLS = candidates.NEW_TOOLS.text
+_NEW = candidates.NEW.text
 _ASSIGN = assignment.ASSIGN.text
 _ASSIGN_BRIEFLY = assignment.ASSIGN_BRIEFLY.text
 _ASSIGNED_TO = work.ASSIGNED_TO.text
@@ -59,9 +57,7 @@ def life_cycle(number: int) -> str:
             number,
         ),
         f"\\set limit {_CANDIDATES}\n",
-        _gset(_SNAPSHOT, number),
-        _statement(_NEW_TASKS),
-        _statement(_NEW_TOOLS),
+        _statement(_NEW),
         _gset(
             """
             select cast(array_fill(concat('tool-', cast(:client_id as text)), array[{number}]) as text)
