@@ -157,7 +157,8 @@ class Connection:
         patience = self._patience_seconds if patience_seconds is UNSET else patience_seconds
         result, headers = await self._send(request, type_, patience, is_repeatable(method, path, content))
         if on_headers is not None:
-            on_headers(httpx.Headers(headers))
+            # Without an encoding, httpx would look for one that fits all headers.
+            on_headers(httpx.Headers(headers, encoding="latin-1"))
         return result
 
     @contextlib.asynccontextmanager
@@ -201,8 +202,11 @@ class Connection:
         delay = _FIRST_DELAY_SECONDS
         while True:
             try:
-                async with asyncio.timeout_at(None if end is None else end + _LAST_RESPONSE_SECONDS):
+                if end is None:
                     result, headers = await self._attempt(request, type_, is_safe)
+                else:
+                    async with asyncio.timeout_at(end + _LAST_RESPONSE_SECONDS):
+                        result, headers = await self._attempt(request, type_, is_safe)
                 if not isinstance(result, Problem):
                     self._note_return()
                     return result, headers

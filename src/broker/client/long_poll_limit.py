@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-# Each further connection makes every request of the HTTP client more expensive.
+# Each waiting request needs a connection. Over httpx, each connection makes all requests more expensive.
 _MOST_WAITING = 64
 _LONG_SECONDS = 30.0
 _SHORT_SECONDS = 0.5

@@ -39,7 +39,6 @@ class ServerConnection(asyncio.Protocol):
     Attributes:
         closed: Done when the connection is closed.
         has_received: True if the server has sent anything since the latest request.
-        idle_since: The end of the latest request, on the clock of the event loop.
     """
 
     def __init__(self) -> None:
@@ -52,7 +51,7 @@ class ServerConnection(asyncio.Protocol):
         self._unsent_bytes = 0
         self.closed: asyncio.Future[None] = self._loop.create_future()
         self.has_received = False
-        self.idle_since = 0.0
+        self._idle_since = 0.0
         self._start_message()
 
     async def send(self, head: bytes, content: bytes, silent_seconds: float) -> Reply:
@@ -93,6 +92,11 @@ class ServerConnection(asyncio.Protocol):
         if not self._keeps_alive or self._transport.get_write_buffer_size():
             self.close()
         return reply
+
+    @property
+    def idle_seconds(self) -> float:
+        """The number of seconds since the end of the latest request."""
+        return self._loop.time() - self._idle_since
 
     @property
     def is_closing(self) -> bool:
@@ -200,7 +204,7 @@ class ServerConnection(asyncio.Protocol):
 
     def _complete(self) -> None:
         self._is_complete = True
-        self.idle_since = self._loop.time()
+        self._idle_since = self._loop.time()
         if self._reply is not None and not self._reply.done():
             status = self._parser.get_status_code()
             self._reply.set_result(Reply(status, self._reason, self._headers, b"".join(self._parts)))

@@ -86,7 +86,7 @@ class Transport:
         """Remove and return an idle connection, the latest one first, or return None if there is none."""
         if self._is_closed:
             raise RuntimeError("the connection to the broker is closed")
-        if self._idle and asyncio.get_running_loop().time() - self._idle[-1].idle_since > _SURE_SECONDS:
+        if self._idle and self._idle[-1].idle_seconds > _SURE_SECONDS:
             # The loop resumes this coroutine before it reads from the sockets, so one pass is not enough.
             for _ in range(2):
                 await asyncio.sleep(0)
@@ -120,15 +120,14 @@ class Transport:
             return
         self._idle.append(connection)
         if self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(_KEEP_SECONDS, self._close_unused, loop)
+            self._timer = asyncio.get_running_loop().call_later(_KEEP_SECONDS, self._close_unused)
 
-    def _close_unused(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _close_unused(self) -> None:
         """Close the connections that were idle for too long."""
         self._timer = None
         idle, self._idle = self._idle, []
         for connection in idle:
-            if connection.idle_since + _KEEP_SECONDS <= loop.time():
+            if connection.idle_seconds >= _KEEP_SECONDS:
                 connection.close()
             else:
                 self._keep(connection)
