@@ -268,7 +268,7 @@ async def test_no_finished_work_is_lost_while_a_proxy_responds_for_the_broker(
             finish.set()
             second = asyncio.create_task(submitter.submit({}, 2))
             await proxy.until_own_responses(6)
-            assert any(path == "/v1/work/complete" for _, path in proxy.requests)
+            assert any(path.endswith("/complete") for _, path in proxy.requests)
             proxy.own = None
             assert await waiting == "done 1"
             assert await (await second).result(timeout=60) == "done 2"

@@ -128,6 +128,16 @@ async def test_the_span_of_a_handler_is_a_child_of_the_submitters_span(
     }
 
 
+async def test_the_span_of_a_handler_does_not_last_until_there_is_other_work(
+    broker: Running, tracing: Tracing
+) -> None:
+    async with AsyncBroker(broker.url) as submitter, at_work(broker.url, span_id):
+        await (await submitter.submit({}, id="a")).result(timeout=20)
+        async with asyncio.timeout(20):
+            while not tracing.spans():
+                await asyncio.sleep(0.01)
+
+
 async def test_a_synchronous_program_submits_in_its_current_span(broker: Running, tracing: Tracing) -> None:
     def submit() -> None:
         with Broker(broker.url) as submitter, tracing.tracer.start_as_current_span("submit"):

@@ -366,7 +366,7 @@ async def test_a_completion_is_repeated_until_the_broker_accepts_it(
     async with running_proxy(broker.url) as proxy, AsyncBroker(broker.url) as submitter:
         head = f"HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Type: {PROBLEM_JSON}\r\n"
         proxy.own = f"{head}Content-Length: {len(content)}\r\n\r\n{content}".encode()
-        proxy.only = "/work/complete"
+        proxy.only = "/complete"
         tool = Tool("steady", {}, url=proxy.url)
         tool.handler(lambda work: "done")
         async with at_work(tool.work, Assigner(url=broker.url).assign):

@@ -5,6 +5,7 @@ import contextlib
 import contextvars
 import inspect
 import logging
+import math
 import threading
 import traceback
 from collections.abc import Awaitable, Callable
@@ -21,6 +22,7 @@ from broker.client.connection import Connection
 from broker.client.encoding import encoded
 from broker.client.errors import ProblemError, ProxyLimitError, explained
 from broker.client.job import NOT_OURS, AsyncJob, FailedError, Job, StoppedError
+from broker.client.work_source import WorkSource
 from broker.schemas.work import Work, WorkStatus
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,8 @@ _WAIT_SECONDS = 30.0
 _WATCH_AFTER_SECONDS = 1.0
 # The response to a report says whether the job should stop, so a recent one replaces a status request.
 _QUIET_SECONDS = 1.0
+# The largest needs, payload and result together of work whose completion waits for the next work.
+_MOST_RECORD_BYTES = 2**14
 # With these statuses the broker refuses the content of a completion. It would refuse a repetition, too.
 _REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 # These attempts take 15 s. Somebody may increase the proxy's limit in that time.
@@ -48,22 +52,35 @@ class JobRun:
     """The run of one job, from its start to its completion."""
 
     def __init__(
-        self, connection: Connection, completions: Completions, work: Work, handler: Handler
+        self,
+        connection: Connection,
+        completions: Completions,
+        source: WorkSource,
+        handler: Handler,
+        work: Work,
     ) -> None:
         self._connection = connection
         self._completions = completions
+        self._source = source
+        self._work = work
         self._handler = handler
         self._path = f"/v1/work/{work.id}"
         self._job = (AsyncJob if _is_asynchronous(handler) else Job)(connection, work)
         self._stopped_as = "cancelled"
         self._is_started = False
         self._completion: dict[str, Any] | None = None
+        self._watching: asyncio.Task[None] | None = None
         #: The id of the task.
         self.task_id = work.task_id
         #: Set when the broker has started the work or refused to start it.
         self.begun = asyncio.Event()
         #: Done when the work is completed. It raises nothing, because the run logs its errors.
-        self.task = asyncio.create_task(self._run(), name=f"work {work.id}")
+        self.task = asyncio.create_task(self._run(), name=self._path)
+
+    @property
+    def is_running(self) -> bool:
+        """True until the handler has ended."""
+        return self._completion is None
 
     def cancel(self) -> None:
         """Ask the handler to stop, because somebody cancelled the work or the broker ended it."""
@@ -98,14 +115,33 @@ class JobRun:
         if started is None:
             return
         self._is_started = True
-        watching = asyncio.create_task(self._watch())
+        # A timer costs less than a task, and most jobs end before the client would read their status.
+        timer = self.task.get_loop().call_later(_WATCH_AFTER_SECONDS, self._start_watching)
         with tracing.working(started, self._job.trace_context):
             try:
                 self._completion = await self._outcome()
             finally:
-                watching.cancel()
+                timer.cancel()
+                if self._watching is not None:
+                    self._watching.cancel()
             tracing.ended(self._completion)
-            await self._complete(self._completion)
+            if not await self._complete_and_wait(self._completion):
+                await self._complete(self._completion)
+
+    async def _complete_and_wait(self, completion: dict[str, Any]) -> bool:
+        """Complete the work and wait for the next work, if that saves a request.
+
+        The response contains the whole archive record, so the record must be small. A span of the job must
+        not last until there is other work.
+
+        Returns:
+            True if the work is completed.
+        """
+        size = sum(map(len, (self._work.needs, self._work.payload, completion.get("result", b""))))
+        is_small = size < _MOST_RECORD_BYTES and self._job.reported_at == -math.inf
+        if not is_small or tracing.current():
+            return False
+        return await self._source.complete_and_wait(self._job.id, completion)
 
     async def _outcome(self) -> dict[str, Any]:
         """Call the handler and return the completion."""
@@ -160,11 +196,15 @@ class JobRun:
         if status not in ("archived", "exists", None):
             log.warning("task %s: its work had already ended before its completion (%s)", task_id, status)
 
+    def _start_watching(self) -> None:
+        self._watching = asyncio.create_task(self._watch())
+
     async def _watch(self) -> None:
         """Ask the handler to stop when somebody cancels the work or the broker ends it."""
-        loop, version = asyncio.get_running_loop(), None
+        loop, version, pause = asyncio.get_running_loop(), None, 0.0
         while True:
-            await asyncio.sleep(_WATCH_AFTER_SECONDS)
+            await asyncio.sleep(pause)
+            pause = _WATCH_AFTER_SECONDS
             if loop.time() - self._job.reported_at < _QUIET_SECONDS:
                 continue
             wait = 0.0 if version is None else _WAIT_SECONDS

@@ -16,14 +16,14 @@ from broker.client.errors import ProblemError, ToolLostError
 from broker.client.functions import Functions
 from broker.client.heartbeats import LOST, Heartbeats
 from broker.client.job_run import Handler, JobRun, unless_ended
+from broker.client.work_source import WorkSource
 from broker.schemas.completion import Completed
 from broker.schemas.limits import DEFAULT_LEASE_SECONDS
 from broker.schemas.tools import RegisteredTool, ToolStatus
-from broker.schemas.work import WorkItems
+from broker.schemas.work import Work, WorkItems
 
 log = logging.getLogger(__name__)
 
-_WAIT_SECONDS = 30.0
 _PAUSE_SECONDS = 1.0
 # How long a stopping tool retries requests that are not essential.
 _STOP_PATIENCE_SECONDS = 5.0
@@ -102,8 +102,6 @@ class Tool:
         self._path = f"/v1/tools/{in_path(id)}"
         self._handler: Handler | None = None
         self._runs: dict[UUID, JobRun] = {}
-        # True while a request waits for work. Such a request keeps the lease from expiring.
-        self._is_waiting = False
         self._is_lost = False
 
     @classmethod
@@ -192,28 +190,31 @@ class Tool:
             registered = await connection.call("POST", "/v1/tools", RegisteredTool, json=self._registration)
             connection.use(registered.token)
             log.info("registered tool %s at %s", self.id, connection.url)
-            heartbeats = self._heartbeats(connection, registered.token)
+            source = WorkSource(connection, self._path, self._capacity)
+            heartbeats = self._heartbeats(connection, registered.token, source)
             heartbeats.start()
             self._is_lost = False
-            accepting = asyncio.create_task(self._accept_all(connection, self._handler))
+            accepting = asyncio.create_task(self._accept_all(connection, source, self._handler))
             try:
                 await asyncio.wait([accepting, heartbeats.lost], return_when=asyncio.FIRST_COMPLETED)
                 (heartbeats.lost if heartbeats.lost.done() else accepting).result()
             except ProblemError as error:
                 if error.code not in LOST:
                     raise
+                source.stop()
                 lost = ToolLostError.of(self.id, error.problem)
                 log.error("%s", lost.problem.detail)  # noqa: TRY400 - a traceback would add nothing
                 await self._abandon_all()
                 raise lost from error
             finally:
+                source.stop()
                 accepting.cancel()
                 await asyncio.wait([accepting])
                 if not self._is_lost:
                     await self._stop(connection)
                 await heartbeats.stop()
 
-    def _heartbeats(self, connection: Connection, token: str) -> Heartbeats:
+    def _heartbeats(self, connection: Connection, token: str, source: WorkSource) -> Heartbeats:
         """Return the heartbeats. They stop the handlers if the tool is lost."""
         heartbeats = Heartbeats(
             connection,
@@ -221,7 +222,7 @@ class Tool:
             self._path,
             self._lease_seconds,
             at_work=self._at_work,
-            is_needed=lambda: bool(self._runs) or not self._is_waiting or connection.is_away,
+            is_needed=lambda: self._is_at_work() or not source.is_waiting or connection.is_away,
             cancel=self._cancel,
         )
 
@@ -236,6 +237,10 @@ class Tool:
         """Return the names of the running handlers and their tasks. Any thread may call it."""
         name = getattr(self._handler, "__qualname__", type(self._handler).__name__)
         return [f"{name} (task {run.task_id})" for run in list(self._runs.values())]
+
+    def _is_at_work(self) -> bool:
+        """Return whether a handler runs. Any thread may call it."""
+        return any(run.is_running for run in list(self._runs.values()))
 
     def _cancel(self, ids: Iterable[UUID]) -> None:
         """Ask the handlers of cancelled work to stop."""
@@ -253,13 +258,13 @@ class Tool:
             for run in runs:
                 run.abandon()
 
-    async def _accept_all(self, connection: Connection, handler: Handler) -> None:
+    async def _accept_all(self, connection: Connection, source: WorkSource, handler: Handler) -> None:
         """Accept work and start its jobs, until cancelled."""
-        completions = Completions(connection)
+        new_run = partial(JobRun, connection, Completions(connection), source, handler)
         while True:
-            await self._accept(connection, completions, handler)
+            await self._accept(source, new_run)
 
-    async def _accept(self, connection: Connection, completions: Completions, handler: Handler) -> None:
+    async def _accept(self, source: WorkSource, new_run: Callable[[Work], JobRun]) -> None:
         """Wait for work and start its jobs.
 
         A handler may continue after its work has ended. The broker may then have assigned more work than the
@@ -267,18 +272,12 @@ class Tool:
         """
         while (room := self._capacity - len(self._runs)) <= 0:
             await asyncio.wait([run.task for run in self._runs.values()], return_when=asyncio.FIRST_COMPLETED)
-        query = {"wait": _WAIT_SECONDS}
-        self._is_waiting = True
-        try:
-            path = f"{self._path}/work"
-            page = await connection.call("GET", path, WorkItems, query=query, wait=_WAIT_SECONDS)
-        finally:
-            self._is_waiting = False
-        new = [work for work in page.items if work.id not in self._runs][:room]
-        if page.items and not new:
+        items = await source.wait()
+        new = [work for work in items if work.id not in self._runs][:room]
+        if items and not new:
             # The broker refused to start this work.
             await asyncio.sleep(_PAUSE_SECONDS)
-        runs = {work.id: JobRun(connection, completions, work, handler) for work in new}
+        runs = {work.id: new_run(work) for work in new}
         self._runs |= runs
         for id_, run in runs.items():
             run.task.add_done_callback(partial(self._forget, id_))
@@ -292,9 +291,9 @@ class Tool:
     async def _stop(self, connection: Connection) -> None:
         """Accept no more work, release work that has not started, and finish or release the running jobs."""
         runs = list(self._runs.values())
-        if runs:
+        if running := sum(run.is_running for run in runs):
             action = "finishing" if self._on_stop == "finish" else "releasing"
-            log.warning("stopping: %s running jobs (%d); a second signal stops at once", action, len(runs))
+            log.warning("stopping: %s running jobs (%d); a second signal stops at once", action, running)
         if self._on_stop == "release":
             for run in runs:
                 run.release()
