@@ -42,6 +42,8 @@ async def test_a_row_has_its_columns_as_attributes_and_in_order(store: Store) ->
         row = rows.one()
         assert (row.one, row.two, row[0], row[:2]) == (1, 2, 1, (1, 2))
         assert row._asdict() == {"one": 1, "two": 2}
+        # The same column has another place in another statement.
+        assert [row.two for row in connection.execute(text("select 3 as two, 4 as one"))] == [3]
         assert not hasattr(row, "three")
         assert rows.all() == [row] == list(rows)
         assert (rows.scalars(), rows.scalar_one(), rows.one_or_none()) == ([1], 1, row)

@@ -1,6 +1,7 @@
 """Rows: convert the columns of statements to structs of responses, and items to arrays."""
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -76,7 +77,7 @@ def counted(column: str, values: Iterable[str]) -> str:
 class Columns:
     """The first columns of a statement's rows. In an f-string, it is the SQL of the select list.
 
-    SQLAlchemy needs 300 ns to look up one column by its name. `of` needs 500 ns for sixteen columns.
+    A row needs 60 ns to look up one column by its name. `of` needs 600 ns for sixteen columns.
 
     Args:
         expressions: The SQL expression of each name.
@@ -171,7 +172,7 @@ def fill(struct: type[SomeStruct], row: AnyRow, **values: object) -> SomeStruct:
 def columns(items: Iterable[Any], *names: str) -> dict[str, list[Any] | None]:
     """Return the arrays of these attributes of all items, by attribute name."""
     items = list(items)
-    return {name: column(getattr(item, name) for item in items) for name in names}
+    return {name: column(map(attrgetter(name), items)) for name in names}
 
 
 def column(values: Iterable[Any]) -> list[Any] | None:

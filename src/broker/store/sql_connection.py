@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 import asyncpg
@@ -26,9 +27,13 @@ class SqlRow(asyncpg.Record):  # type: ignore[misc] # it ships no types
 
     def __getattr__(self, name: str) -> Any:
         try:
-            return self[name]
+            value = self[name]
         except KeyError:
             raise AttributeError(name) from None
+        # Python calls this method only after a search for the attribute, which takes 300 ns. From now on, all
+        # rows find the column in 60 ns.
+        setattr(SqlRow, name, property(itemgetter(name)))
+        return value
 
     def _asdict(self) -> dict[str, Any]:
         return dict(self.items())
