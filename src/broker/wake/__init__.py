@@ -1,5 +1,6 @@
-"""Wake waiting requests when PostgreSQL notifies that something has changed.
+"""Wake waiting requests when something has changed.
 
-A notification carries no data that a response uses: a woken request reads the tables again. If a notification
-is lost, the sweep wakes the request later.
+A notification from PostgreSQL carries no data that a response uses: a woken request reads the tables again.
+If a notification is lost, the sweep wakes the request later. Only a process that has committed a change
+itself may hand the new state to its waiting requests.
 """
