@@ -8,8 +8,8 @@ from broker.store.sql_connection import SqlConnection
 
 Item = TypeVar("Item")
 
-# A step returns a result for each item, in order. It is a synchronous function. A session runs it with its
-# connection (SQLAlchemy's `run_sync`), which costs a third less than awaiting each statement.
+# A step returns a result for each item, in order. It is a synchronous function, which a session runs in a
+# greenlet. This costs a third less than awaiting each statement.
 Step = Callable[[SqlConnection, Sequence[Item]], list[Result]]
 
 # The steps that are one statement, and the condition on their items.
