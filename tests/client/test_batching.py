@@ -88,3 +88,26 @@ async def test_larger_items_share_smaller_requests() -> None:
 def test_errors_can_be_pickled() -> None:
     again = pickle.loads(pickle.dumps(refused(404)))
     assert (type(again), again.problem.status, str(again)) == (ProblemError, 404, "404 validation_failed: d")
+
+
+async def test_items_that_arrive_before_a_request_is_due_join_it() -> None:
+    sent: list[int] = []
+    due = asyncio.Event()
+
+    async def send(items: list[Raw], _: object) -> list[Raw]:
+        sent.append(len(items))
+        return items
+
+    async def until_due() -> None:
+        await due.wait()
+
+    batcher = Batcher(send, until_due)
+    first = asyncio.create_task(batcher.put(Raw(b"1")))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    second = asyncio.create_task(batcher.put(Raw(b"2")))
+    await asyncio.sleep(0)
+    due.set()
+    assert [bytes(item) for item in await asyncio.gather(first, second)] == [b"1", b"2"]
+    assert sent == [2]
+    assert bytes(await batcher.put(Raw(b"3"))) == b"3"

@@ -1,4 +1,4 @@
-"""Tools with capacity 1: the completion of a job waits for the next work in the same request."""
+"""The requests of a tool: how it waits for work and completes it with few of them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from broker.client import Assigner, AsyncBroker, AsyncJob, Tool, ToolLostError
+from broker.client import Assigner, AsyncBroker, AsyncJob, Connection, Tool, ToolLostError
 from tests.client.test_foreign import Proxy, running_proxy
 from tests.client.test_programs import at_work
 from tests.conftest import Running
@@ -126,6 +126,40 @@ async def test_a_tool_with_a_higher_capacity_completes_jobs_in_batches(
     async with at_work(an_echo(proxy.url, capacity=2).work, Assigner(url=broker.url).assign):
         assert [await handle.result(timeout=WITHIN) for handle in handles] == list(range(5))
     assert {path for _, path in proxy.requests if path.endswith("complete")} == {"/v1/work/complete"}
+
+
+async def test_short_jobs_that_start_together_share_a_completion(
+    broker: Running, submitter: AsyncBroker, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.client.completions._MOST_HELD_SECONDS", WITHIN)
+    handles = await submitter.submit_many({"needs": {}, "payload": number} for number in range(8))
+    async with at_work(an_echo(proxy.url, capacity=8).work, Assigner(url=broker.url).assign):
+        assert [await handle.result(timeout=WITHIN) for handle in handles] == list(range(8))
+    assert sent(proxy).count("complete") == 1
+
+
+async def test_a_start_without_a_response_does_not_delay_other_completions(
+    broker: Running, submitter: AsyncBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, is_hanging = Connection.call, True
+
+    async def hang(self: Connection, method: str, path: str, *args: Any, **options: Any) -> Any:
+        nonlocal is_hanging
+        if path.endswith("/start") and is_hanging:
+            is_hanging = False
+            await asyncio.Event().wait()
+        return await call(self, method, path, *args, **options)
+
+    monkeypatch.setattr(Connection, "call", hang)
+    handles = await submitter.submit_many({"needs": {}, "payload": number} for number in range(2))
+    working = asyncio.create_task(an_echo(broker.url, capacity=2, on_stop="release", grace_seconds=0).work())
+    async with at_work(Assigner(url=broker.url).assign):
+        async for handle in submitter.as_completed(handles, timeout=WITHIN):
+            assert handle.task is not None
+            assert handle.task.state == "succeeded"
+            break
+    working.cancel()
+    await asyncio.wait([working], timeout=WITHIN)
 
 
 async def test_a_refused_completion_is_sent_again_without_waiting(

@@ -32,8 +32,12 @@ class _Waiting(NamedTuple, Generic[Result]):
     trace: Mapping[str, str]
 
 
+async def at_once() -> None:
+    """Return without waiting."""
+
+
 class Batcher(Generic[Result]):
-    """Sends one request at a time, with all items that arrived during the previous one. It adds no delay.
+    """Sends one request at a time, with all items that arrived during the previous one.
 
     If the broker refuses a request because of one item, the batcher sends each half of the items again,
     until only that item fails.
@@ -41,10 +45,16 @@ class Batcher(Generic[Result]):
     Args:
         send: Sends a list of items, as JSON, and returns their results in order. All items belong to the same
             trace. Its second argument is the headers of that trace.
+        until_due: Waits before each request, so that more items can join it. Default: it does not wait.
     """
 
-    def __init__(self, send: Callable[[list[Raw], Mapping[str, str]], Awaitable[Sequence[Result]]]) -> None:
+    def __init__(
+        self,
+        send: Callable[[list[Raw], Mapping[str, str]], Awaitable[Sequence[Result]]],
+        until_due: Callable[[], Awaitable[None]] = at_once,
+    ) -> None:
         self._send = send
+        self._until_due = until_due
         self._waiting: list[_Waiting[Result]] = []
         self._sending: asyncio.Task[None] | None = None
 
@@ -58,8 +68,10 @@ class Batcher(Generic[Result]):
 
     async def _send_all(self) -> None:
         try:
-            while batch := self._next_batch():
-                await self._send_batch(batch)
+            while self._waiting:
+                await self._until_due()
+                if batch := self._next_batch():
+                    await self._send_batch(batch)
         finally:
             self._sending = None
 

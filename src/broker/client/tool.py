@@ -260,12 +260,17 @@ class Tool:
 
     async def _accept_all(self, connection: Connection, source: WorkSource, handler: Handler) -> None:
         """Accept work and start its jobs, until cancelled."""
-        new_run = partial(JobRun, connection, Completions(connection), source, handler)
+        completions = Completions(connection)
+        new_run = partial(JobRun, connection, completions, source, handler)
         while True:
-            await self._accept(source, new_run)
+            runs = await self._accept(source, new_run)
+            with completions.held():
+                for run in runs:
+                    # The broker returns the work again until it is started.
+                    await run.begun.wait()
 
-    async def _accept(self, source: WorkSource, new_run: Callable[[Work], JobRun]) -> None:
-        """Wait for work and start its jobs.
+    async def _accept(self, source: WorkSource, new_run: Callable[[Work], JobRun]) -> Collection[JobRun]:
+        """Wait for work, start its jobs, and return them.
 
         A handler may continue after its work has ended. The broker may then have assigned more work than the
         tool has capacity for.
@@ -281,9 +286,7 @@ class Tool:
         self._runs |= runs
         for id_, run in runs.items():
             run.task.add_done_callback(partial(self._forget, id_))
-        for run in runs.values():
-            # The broker returns the work again until it is started.
-            await run.begun.wait()
+        return runs.values()
 
     def _forget(self, id_: UUID, _: object) -> None:
         self._runs.pop(id_, None)
