@@ -181,6 +181,8 @@ STATEMENTS: dict[str, tuple[TextClause, Any]] = {
     "cancel": (cancellation.CANCEL, lambda c: {"ids": c.work_ids, "requeue": [True] * SET}),
     "end": (completion.END, ending),
     "end, briefly": (completion.END_BRIEFLY, ending),
+    "end successes": (completion.END_SUCCESSES, ending),
+    "end successes, briefly": (completion.END_SUCCESSES_BRIEFLY, ending),
     "end without the tool": (completion.END_WITHOUT_TOOL, ending),
     "read tasks": (tasks.BY_IDS, {"ids": FREE + BUSY}),
     "read tasks that ended": (ended_tasks.ENDED_TASKS, {"ids": ENDED}),

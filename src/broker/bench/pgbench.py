@@ -28,8 +28,8 @@ _NEW = candidates.NEW.text
 _ASSIGN = assignment.ASSIGN.text
 _ASSIGN_BRIEFLY = assignment.ASSIGN_BRIEFLY.text
 _ASSIGNED_TO = work.ASSIGNED_TO.text
-_END = completion.END.text
-_END_BRIEFLY = completion.END_BRIEFLY.text
+_END = completion.END_SUCCESSES.text
+_END_BRIEFLY = completion.END_SUCCESSES_BRIEFLY.text
 
 # One tool for each pgbench client, with capacity for all tasks of a statement.
 _SETUP = """
