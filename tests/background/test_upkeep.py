@@ -523,6 +523,24 @@ async def test_a_tool_that_returns_between_two_batches_keeps_the_rest_of_its_wor
     await steps.check_invariants(sql)
 
 
+@pytest.mark.parametrize("step", ["complete", "start"])
+async def test_an_offline_tool_that_acts_on_the_rest_of_its_work_comes_back_at_its_next_renewal(
+    store: Store, sql: asyncpg.Connection, step: str
+) -> None:
+    await work_of_one_tool(store, "a", "b", "c")
+    await sql.execute(LAPSE, ["tool"])
+    assert await store.run(due.take_offline, 1) == 1
+    rest = await sql.fetchval("select id from work limit 1")
+    if step == "complete":
+        await steps.complete(store, rest)
+    else:
+        await store.one(work.start, work.Start(rest))
+    assert await offline(sql) == ["tool"]
+    assert await store.one(leases.keep, leases.Beat("tool")) is not None
+    assert await offline(sql) == []
+    await steps.check_invariants(sql)
+
+
 async def test_overdue_work_ends_in_batches_bounded_by_bytes(
     store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

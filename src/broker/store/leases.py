@@ -71,13 +71,15 @@ where l.tool_id = a.tool_id and l.tool_id = any({_IDS})
 """)
 
 _ITEMS = f"unnest({_IDS}, cast(:token_hash as bytea[])) as u (tool_id, token_hash)"
-# A tool with an expired lease may be offline. The statement can check that only after it locked the lease.
+# A tool with an expired lease may be offline. The statement can check that only after it locked the lease. An
+# offline tool has a valid lease if it has just completed work that upkeep has not ended yet.
 _RENEWAL = f"""{locked(_IDS)},
 held as materialized (
     select l.tool_id
     from {_ITEMS}
     join locked_leases l on l.tool_id = u.tool_id
     where (u.token_hash is null or u.token_hash = l.token_hash) and l.expires_at > (select now from moment)
+      and l.tool_id not in (select id from tools where id = any({_IDS}) and offline)
 ),
 {renewed("array(select tool_id from held)")}"""
 RENEW = text(f"""
