@@ -221,7 +221,7 @@ def complete(connection: SqlConnection, endings: Sequence[Ending]) -> list[Ended
     first = _first(connection, endings)
     records: dict[UUID, ArchiveRecord | None] = {}
     idle: set[UUID] = set()
-    for work, row in _execute(connection, END, END_SUCCESSES, first):
+    for work, row in _execute(connection, END_SUCCESSES if _are_successes(first) else END, first):
         record = row[len(_ENDED_WORK) :]
         if row.is_idle:
             idle.add(work.work_id)
@@ -249,13 +249,14 @@ def _ended(status: EndingStatus, record: ArchiveRecord | None, *, is_tool_idle: 
 def complete_briefly(connection: SqlConnection, endings: Sequence[Ending]) -> list[EndingStatus]:
     """End work as its tool reports it, and return only the status of each ending."""
     first = _first(connection, endings)
-    ended = {work.work_id for work, _ in _execute(connection, END_BRIEFLY, END_SUCCESSES_BRIEFLY, first)}
+    statement = END_SUCCESSES_BRIEFLY if _are_successes(first) else END_BRIEFLY
+    ended = {work.work_id for work, _ in _execute(connection, statement, first)}
     return _statuses(connection, endings, first, ended)
 
 
 def end(connection: SqlConnection, endings: Sequence[Ending]) -> None:
     """End work on behalf of the broker."""
-    _execute(connection, END_WITHOUT_TOOL, END_WITHOUT_TOOL, _first(connection, endings))
+    _execute(connection, END_WITHOUT_TOOL, _first(connection, endings))
 
 
 def _first(connection: SqlConnection, endings: Sequence[Ending]) -> dict[UUID, Ending]:
@@ -267,15 +268,14 @@ def _first(connection: SqlConnection, endings: Sequence[Ending]) -> dict[UUID, E
     return first
 
 
+def _are_successes(endings: Mapping[UUID, Ending]) -> bool:
+    return all(ending.outcome == "succeeded" for ending in endings.values())
+
+
 def _execute(
-    connection: SqlConnection,
-    statement: TextClause,
-    of_successes: TextClause,
-    endings: Mapping[UUID, Ending],
+    connection: SqlConnection, statement: TextClause, endings: Mapping[UUID, Ending]
 ) -> list[tuple[EndedWork, rows.AnyRow]]:
     """End the work that is under way, and return it, each with its row of the statement."""
-    if all(ending.outcome == "succeeded" for ending in endings.values()):
-        statement = of_successes
     values = rows.columns(endings.values(), "work_id", "outcome", "error", "retry")
     values["result"] = [ending.result for ending in endings.values()]
     values |= ownership.token_columns(ending.token for ending in endings.values())
