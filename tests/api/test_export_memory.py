@@ -11,7 +11,7 @@ import pytest
 
 from broker.store import archive
 from tests.conftest import Running, Serve
-from tests.support import api
+from tests.support import api, steps
 from tests.support.processes import serving, wait_until_ready
 
 MIB = 2**20
@@ -21,10 +21,10 @@ FILL = f"""
 with value as materialized (
     select json_agg(cast('1e99' as numeric)) as result from generate_series(1, 55000)
 )
-insert into work_archive (work_id, task_id, attempt, outcome, result, reports, bytes, submitted_at, needs,
-                          payload, priority, task_state, task_attempt, max_attempts, retry_backoff_seconds)
+insert into work_archive (work_id, task_id, attempt, outcome, result, reports, bytes, submitted_at,
+                          {steps.TASK_COLUMNS})
 select uuid7(), 'task-' || n, 1, 'succeeded', value.result, '[]', octet_length(cast(value.result as text)),
-       now(), '1', 'null', 0, 'running', 0, 3, 1
+       now(), {steps.TASK_VALUES}
 from generate_series(1, {RECORDS}) n, value
 """
 

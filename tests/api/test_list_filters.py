@@ -8,6 +8,7 @@ import pytest
 
 from broker.store import Store, archive, tasks, tools, work
 from broker.store.pages import MOST_EXAMINED
+from tests.support import steps
 
 # More rows of each kind than two pages examine.
 MANY = 2 * MOST_EXAMINED + 1_000
@@ -37,13 +38,12 @@ from tasks
 where cast(substr(id, 6) as integer) / {MANY + 1} = 2;
 
 insert into work_archive (work_id, task_id, tool_id, attempt, outcome, result, reports, created_by, ended_at,
-                          submitted_at, needs, payload, priority, task_state, task_attempt, max_attempts,
-                          retry_backoff_seconds, skills, capacity, load, tool_state, lease_seconds,
-                          lease_expires_at, registered_at, seen_at)
+                          submitted_at, {steps.TASK_COLUMNS}, skills, capacity, load, tool_state,
+                          lease_seconds, lease_expires_at, registered_at, seen_at)
 select uuid7(), 'task-' || number % 2, 'tool-' || number % 2, 1,
        case when number % 11000 = 10999 then 'lost' when number % 2 = 0 then 'failed' else 'succeeded' end,
        '0', '[]', 'key-' || number % 3, now() - make_interval(secs => number / 10),
-       now(), '1', 'null', 0, 'running', 0, 3, 1, '{{}}', 1, 1, 'busy', 60, now(), now(), now()
+       now(), {steps.TASK_VALUES}, '{{}}', 1, 1, 'busy', 60, now(), now(), now()
 from generate_series(1, {MANY}) number;
 """
 

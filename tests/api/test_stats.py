@@ -258,10 +258,9 @@ async def test_the_query_reads_no_waiting_task_and_no_old_record(
     )
     await sql.execute(
         "insert into work_archive (work_id, task_id, tool_id, attempt, outcome, result, reports,"
-        " assigned_at, started_at, ended_at, submitted_at, needs, payload, priority, task_state,"
-        " task_attempt, max_attempts, retry_backoff_seconds)"
+        f" assigned_at, started_at, ended_at, submitted_at, {steps.TASK_COLUMNS})"
         " select uuid7(), 'ended-' || number, 't', 1, 'succeeded', '1', '[]', at, at, at, at,"
-        " '1', 'null', 0, 'running', 0, 3, 1"
+        f" {steps.TASK_VALUES}"
         " from (select number, now() - case when number <= $2 then interval '5 s' else interval '1 hour' end"
         " as at from generate_series(1, $1) number) r",
         many,

@@ -19,13 +19,12 @@ OLD, OLDER = "work_archive_2020_01", "work_archive_2019_12"
 MONTHS = "select create_archive_partition('2019-12-01'), create_archive_partition('2020-01-01')"
 
 # Records of tasks a0, a1 and so on, with work that was assigned and ended at these times.
-RECORDS = """
+RECORDS = f"""
 with made as (
     insert into work_archive (work_id, task_id, attempt, outcome, result, reports, ended_at, submitted_at,
-                              needs, payload, priority, task_state, task_attempt, max_attempts,
-                              retry_backoff_seconds)
+                              {steps.TASK_COLUMNS})
     select cast(left(cast(uuid7_floor($3) as text), 24) || lpad(to_hex(n), 12, '0') as uuid),
-           $1 || n, 1, 'succeeded', 'null', '[]', $4, $4, '1', 'null', 0, 'running', 0, 3, 1
+           $1 || n, 1, 'succeeded', 'null', '[]', $4, $4, {steps.TASK_VALUES}
     from generate_series(0, $2 - 1) as n
     returning task_id, work_id
 )

@@ -47,6 +47,10 @@ from tests.support.waiting import wait_until
 
 PATIENCE_SECONDS = 10
 
+# The columns that keep the task of an archive record, and values for tests in which the task does not matter.
+TASK_COLUMNS = "needs, payload, priority, task_state, task_attempt, max_attempts, retry_backoff_seconds"
+TASK_VALUES = "'1', 'null', 0, 'running', 0, 3, 1"
+
 # Rules that hold for the whole database at any time. Each query returns the rows that break the rule.
 INVARIANTS = {
     "a tool's load is its number of work rows": """
